@@ -1,0 +1,246 @@
+"""The box's entrypoint: validates the recipe, announces it, enters the working directory and executes the command.
+
+An init (tini) runs as PID 1 above it in the image, so signals and zombies are looked after, and ``execve`` leaves nothing
+of this process behind. It runs with ``-I -S``: nothing of the user's is imported before the command.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from reprobox.errors import BoxError, CommandNotExecutable, CommandNotFound, RecipeError, ReproboxError
+from reprobox.recipe import (
+    IMAGE_ENVIRONMENT,
+    KNOBS,
+    RANK_VARIABLES,
+    BoxSettings,
+    Profile,
+    Recipe,
+    draw_seed,
+    world_size,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+RECIPE_VARIABLE = "_REPROBOX_RECIPE"
+"""Where the hook of every child finds the recipe (``hook.VARIABLE``)."""
+
+SITE = Path(__file__).resolve().parent / "site"
+
+
+def main(argv: Sequence[str] | None = None, *, image_environment: Mapping[str, str] = IMAGE_ENVIRONMENT) -> int:
+    """Run ``[--chdir=DIR] [--] COMMAND…`` under the recipe of the environment; return an exit code only on failure.
+
+    :param argv: the arguments, ``sys.argv[1:]`` by default.
+    :param image_environment: knobs the image baked into the environment. One that still has this value is not the
+        caller's choice, so the recipe may change or remove it. Empty on the local engine, where there is no image.
+    """
+    # A signal before exec ends the box as it would end the command, without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    run_dir = os.environ.get("REPROBOX_RUN_DIR")
+    try:
+        settings = BoxSettings.parse(os.environ)
+        arguments = _Arguments.parse(sys.argv[1:] if argv is None else argv)
+        recipe, seed_note = _choose_seed(settings.recipe, os.environ)
+        environment, notes = box_environment(os.environ, recipe, image_environment)
+        _enter(arguments.directory)
+        _provide_home(environment)
+        if not settings.quiet:
+            _say(_announcement(recipe, environment, seed_note))
+            for note in notes:
+                _say(note)
+        _record_stage(run_dir, "exec", required=True)
+    except ReproboxError as error:
+        _say(str(error))
+        _record_stage(run_dir, "exec-failed" if isinstance(error, CommandNotExecutable) else "refused")
+        return error.exit_code
+    try:
+        _execute(arguments.command, environment)
+    except BoxError as error:
+        _say(str(error))
+        _record_stage(run_dir, "exec-failed")
+        return error.exit_code
+
+
+class _Arguments:
+    """The entrypoint's own options, and the command after them."""
+
+    def __init__(self, command: Sequence[str], directory: str | None) -> None:
+        self.command = command
+        self.directory = directory
+
+    @classmethod
+    def parse(cls, argv: Sequence[str]) -> _Arguments:
+        rest = list(argv)
+        directory = None
+        if rest and rest[0].startswith("--chdir="):
+            directory = rest.pop(0).partition("=")[2]
+        if rest and rest[0] == "--":
+            rest.pop(0)
+        if not rest:
+            raise BoxError("no command was given", remedy="name the program to run, as in: python train.py")
+        return cls(rest, directory)
+
+
+def _choose_seed(recipe: Recipe, environment: Mapping[str, str]) -> tuple[Recipe, str]:
+    if recipe.seed is not None or recipe.profile is Profile.OFF:
+        return recipe, ""
+    ranks = world_size(environment)
+    if ranks > 1:
+        raise RecipeError(
+            f"REPROBOX_SEED is not set and there are {ranks} ranks, which would each draw another",
+            remedy="give every rank the same REPROBOX_SEED",
+        )
+    return recipe.with_seed(draw_seed()), " (drawn: none was given)"
+
+
+def box_environment(
+    environment: Mapping[str, str],
+    recipe: Recipe,
+    image_environment: Mapping[str, str],
+) -> tuple[dict[str, str], list[str]]:
+    """Return the command's environment, and what a person should be told about it.
+
+    A knob that still has the image's value, or none, gets the recipe's; a caller's own value wins and is told.
+
+    :raises RecipeError: under *strict*, for a caller's value that breaks determinism.
+    """
+    result = dict(environment)
+    notes = []
+    for knob in KNOBS:
+        if knob.acts != "environment":
+            continue
+        wanted = knob.value(recipe)
+        present = environment.get(knob.name)
+        if present is None or present in (wanted, image_environment.get(knob.name)):
+            if wanted is None:
+                result.pop(knob.name, None)
+            else:
+                result[knob.name] = wanted
+        elif wanted is not None:
+            if recipe.profile is Profile.STRICT and knob.breaks_determinism(present):
+                raise RecipeError(
+                    f"{knob.name}={present} breaks determinism, which the profile strict promises ({knob.why})",
+                    remedy=f"unset it, give {knob.allowed_text}, or choose another profile",
+                )
+            notes.append(f"{knob.name}={present} is yours and stays; the recipe would set {wanted}")
+    result.update(recipe.to_variables())
+    result[RECIPE_VARIABLE] = _recipe_words(recipe)
+    path = [str(SITE), *(p for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p and p != str(SITE))]
+    result["PYTHONPATH"] = os.pathsep.join(path)
+    return result, notes
+
+
+def _recipe_words(recipe: Recipe) -> str:
+    words = {key: value for key, value in recipe.to_json().items() if value is not None}
+    switches = {True: "on", False: "off"}
+    rendered = {key: switches[value] if isinstance(value, bool) else str(value) for key, value in words.items()}
+    rendered["ranks"] = ",".join(RANK_VARIABLES)
+    return " ".join(f"{key}={value}" for key, value in rendered.items())
+
+
+def _enter(directory: str | None) -> None:
+    if directory is None:
+        return
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        raise CommandNotExecutable(
+            f"the working directory {directory} cannot be entered ({os.strerror(error.errno or errno.EIO)})",
+            remedy="give -w a folder that exists in the box",
+        ) from error
+
+
+def _provide_home(environment: dict[str, str]) -> None:
+    """Give a user the image does not know a home and a name (libraries call ``getpass.getuser`` and ``expanduser``)."""
+    home = environment.get("HOME", "")
+    if not (home and os.access(home, os.W_OK | os.X_OK)):
+        replacement = Path(environment.get("TMPDIR", "/tmp")) / f"home-{os.getuid()}"
+        try:
+            replacement.mkdir(mode=0o700, exist_ok=True)
+        except OSError:
+            # A read-only /tmp leaves nowhere to go; the program finds out where it needs a home, if it does.
+            return
+        environment["HOME"] = str(replacement)
+    for name in ("USER", "LOGNAME"):
+        environment.setdefault(name, _user_name())
+
+
+def _user_name() -> str:
+    try:
+        import pwd  # not on every platform the local engine may meet
+
+        return pwd.getpwuid(os.getuid()).pw_name
+    except (ImportError, KeyError):
+        return f"user{os.getuid()}"
+
+
+def _announcement(recipe: Recipe, environment: Mapping[str, str], seed_note: str) -> str:
+    if recipe.profile is Profile.OFF:
+        return "profile off: nothing is seeded or fixed"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = environment.get("OMP_NUM_THREADS", str(recipe.threads))
+    fewer = f" on {cores} core{'s' if cores > 1 else ''}" if threads.isdigit() and cores < int(threads) else ""
+    parts = [f"seed {recipe.seed}{seed_note}", f"profile {recipe.profile}", f"{threads} threads{fewer}"]
+    parts += ["the same seed on every rank"] if recipe.rank_seeds == "same" else []
+    parts += ["no fill"] if not recipe.fill and recipe.profile is not Profile.FAST else []
+    parts += ["portable"] if recipe.portable else []
+    parts += ["bits may differ under fast"] if recipe.profile is Profile.FAST else []
+    return ", ".join(parts)
+
+
+def _execute(command: Sequence[str], environment: dict[str, str]) -> NoReturn:
+    """Replace this process by ``command``, looked up in the PATH of ``environment``.
+
+    :raises CommandNotFound: when no such file is found (127, as a shell would).
+    :raises CommandNotExecutable: when it is a folder, lacks the permission or has no known format (126).
+    """
+    program = command[0]
+    # Python ignores SIGPIPE and SIGXFSZ for itself; the command gets what a shell would give it.
+    for name in ("SIGPIPE", "SIGXFSZ"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+    if not program:
+        raise CommandNotFound("the command is an empty word", remedy="name the program to run")
+    try:
+        os.execvpe(program, list(command), environment)
+    except OSError as error:
+        reason = os.strerror(error.errno or errno.EIO)
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            if os.path.sep in program and Path(program).exists():
+                raise CommandNotFound(
+                    f"{program} names an interpreter in its first line that is not in the box",
+                    remedy="install it in the image, or run the script by its interpreter",
+                ) from error
+            raise CommandNotFound(
+                f"the command {program} was not found",
+                remedy="check its spelling; programs are looked up in the box, not on this machine",
+            ) from error
+        raise CommandNotExecutable(f"the command {program} cannot be executed ({reason})") from error
+
+
+def _record_stage(run_dir: str | None, stage: str, *, required: bool = False) -> None:
+    """Leave the stage the box reached in the run folder: that, and not the exit code, says whose failure it was."""
+    if not run_dir:
+        return
+    target = Path(run_dir) / "stage"
+    try:
+        temporary = target.with_name(f".stage-{os.getpid()}")
+        temporary.write_text(stage + "\n", encoding="ascii")
+        temporary.replace(target)
+    except OSError as error:
+        if required:
+            raise BoxError(
+                f"the run folder {run_dir} cannot be written ({os.strerror(error.errno or errno.EIO)})",
+                remedy="unset REPROBOX_RUN_DIR or mount a folder there that this user may write",
+            ) from error
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"reprobox: {line}\n")
+    sys.stderr.flush()

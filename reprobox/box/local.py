@@ -1,0 +1,11 @@
+"""The entrypoint on a machine without a box: started by the local engine as a plain script, with ``-I -S``."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from reprobox.box.entrypoint import main  # noqa: E402  the path above is what makes it importable under -I -S
+
+if __name__ == "__main__":
+    raise SystemExit(main(image_environment={}))

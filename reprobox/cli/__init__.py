@@ -1,0 +1,20 @@
+"""The command line: one thin module per command (parse, call, print, exit)."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line of this process and exit with its code."""
+    if sys.argv[1:] == ["--version"]:
+        # Scripts and prompts ask for it; parsing a command line would take five times as long.
+        from reprobox import __version__
+
+        print(f"reprobox {__version__}")
+        return
+    from reprobox.cli.app import run_app
+
+    raise SystemExit(run_app(sys.argv[1:]))

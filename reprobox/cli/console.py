@@ -1,0 +1,90 @@
+"""What a person is told: lines on stderr that begin with ``reprobox:``, and progress as a bar on a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from rich.progress import Progress, TaskID
+
+__all__ = ["BuildConsole", "human_size", "say", "silent"]
+
+
+def say(line: str) -> None:
+    """Tell a person ``line``, on stderr: stdout belongs to the command's own output."""
+    sys.stderr.write(f"reprobox: {line}\n")
+    sys.stderr.flush()
+
+
+def silent(line: str) -> None:
+    """Tell nobody (``-q``)."""
+    del line
+
+
+def human_size(count: int) -> str:
+    """Return a number of bytes as a person reads it: ``11.7 GiB``."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+class BuildConsole:
+    """The reporter of a build: bars where stderr is a terminal, otherwise a plain line now and then."""
+
+    PLAIN_EVERY_SECONDS = 10.0
+
+    def __init__(self, *, verbose: bool = False, quiet: bool = False) -> None:
+        self.verbose = verbose
+        self.quiet = quiet
+        self._progress: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._said: dict[str, float] = {}
+
+    def say(self, line: str) -> None:
+        """Tell a step and its reason."""
+        if not self.quiet:
+            say(line)
+
+    def log(self, line: str) -> None:
+        """Show a line of the builder's own output, where it was asked for."""
+        if self.verbose and not self.quiet:
+            sys.stderr.write(f"  {line.rstrip()}\n")
+
+    def progress(self, label: str, done: int, total: int | None) -> None:
+        """Show that ``done`` of ``total`` bytes or steps of ``label`` are through."""
+        if self.quiet:
+            return
+        if self._progress is not None:
+            if label not in self._tasks:
+                self._tasks[label] = self._progress.add_task(label, total=total)
+            self._progress.update(self._tasks[label], completed=done, total=total)
+            return
+        finished = total is not None and done >= total
+        if finished or time.monotonic() - self._said.get(label, 0.0) >= self.PLAIN_EVERY_SECONDS:
+            self._said[label] = time.monotonic()
+            say(f"{label}: {done}/{total}" if total is not None else f"{label}: {done}")
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty() and not self.quiet:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._progress = Progress(console=Console(stderr=True), transient=True)
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()

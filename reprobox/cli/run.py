@@ -1,0 +1,160 @@
+"""``reprobox run``: a command in the box, seeded and recorded."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from reprobox.cli.console import human_size, say, silent
+from reprobox.engines import EngineName, open_engine
+from reprobox.gpus import GpuRequest, Inventory, take_inventory
+from reprobox.project import Project
+from reprobox.recipe import Recipe
+from reprobox.runs.execute import Output, execute
+from reprobox.runs.images import choose_image
+from reprobox.runs.manifest import first_manifest
+from reprobox.runs.options import parse_env_file, parse_environment, parse_name, parse_volume
+from reprobox.runs.plan import RunPlan, RunRequest, make_plan
+from reprobox.runs.store import RunStore, new_run_id
+from reprobox.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from reprobox.gpus import Gpu
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command(context_settings={"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]})
+def run(
+    command: Annotated[
+        list[str], typer.Argument(metavar="COMMAND [ARG]...", help="What to run, left exactly as it is.")
+    ],
+    gpus: Annotated[str | None, typer.Option("--gpus", help="all, none, indices (0,1) or UUIDs.")] = None,
+    seed: Annotated[
+        str | None, typer.Option("--seed", help="Base seed, 0 to 4294967295; drawn and said without it.")
+    ] = None,
+    profile: Annotated[str | None, typer.Option("--profile", help="strict (default), warn, fast or off.")] = None,
+    threads: Annotated[str | None, typer.Option("--threads", help="CPU threads per op; 4 on every machine.")] = None,
+    rank_seeds: Annotated[str | None, typer.Option("--rank-seeds", help="offset (seed + rank) or same.")] = None,
+    no_fill: Annotated[bool, typer.Option("--no-fill", help="Leave uninitialised memory as it is: faster.")] = False,
+    portable: Annotated[
+        bool, typer.Option("--portable", help="Pin the CPU instruction set, so that CPU models agree.")
+    ] = False,
+    volume: Annotated[list[str] | None, typer.Option("-v", "--volume", help="SOURCE:TARGET[:ro].")] = None,
+    env: Annotated[list[str] | None, typer.Option("-e", "--env", help="NAME=VALUE, or NAME to pass yours on.")] = None,
+    env_file: Annotated[list[Path] | None, typer.Option("--env-file", help="A file of NAME=VALUE lines.")] = None,
+    workdir: Annotated[str | None, typer.Option("-w", "--workdir", help="Working directory in the box.")] = None,
+    image: Annotated[str | None, typer.Option("--image", help="Image to run; reprobox's own by default.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="The container's name.")] = None,
+    shm_size: Annotated[
+        str | None, typer.Option("--shm-size", help="Size of /dev/shm; half of RAM by default.")
+    ] = None,
+    network: Annotated[str | None, typer.Option("--network", help="bridge (default), none, host or a network.")] = None,
+    engine: Annotated[str | None, typer.Option("--engine", help="docker (default) or local.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan as JSON and run nothing.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing on stderr.")] = False,
+) -> int:
+    """Run COMMAND in the box: seeded, fixed, recorded. Its output and exit code are passed through.
+
+    The project folder (nearest with reprobox.toml, [tool.reprobox] or .git) is mounted at /workspace.
+    """
+    project = Project.find(Path.cwd())
+    flags = {
+        "gpus": gpus,
+        "seed": seed,
+        "profile": profile,
+        "threads": threads,
+        "rank_seeds": rank_seeds,
+        "fill": "off" if no_fill else None,
+        "portable": "on" if portable else None,
+        "image": image,
+        "shm_size": shm_size,
+        "network": network,
+        "engine": engine,
+        "quiet": "on" if quiet else None,
+    }
+    settings = Settings.load(flags, project.root)
+    recipe = Recipe(
+        **{key: settings.value(key) for key in ("seed", "profile", "rank_seeds", "threads", "fill", "portable")}
+    )
+    entries = [line for path in env_file or [] for line in parse_env_file(path)] + (env or [])
+    tell = silent if settings.value("quiet") else say
+    engine_name: EngineName = settings.value("engine")
+    gpu_request: GpuRequest | None = settings.value("gpus")
+    mounts = tuple(parse_volume(text, Path.cwd()) for text in volume or [])
+    environment = parse_environment(entries, os.environ)
+    checked_name = parse_name(name) if name else None
+
+    inventory = take_inventory()
+    chosen = (gpu_request or GpuRequest.parse("all" if inventory.gpus else "none")).resolve(inventory, os.environ)
+    backend = open_engine(engine_name)
+    reference, found = choose_image(backend, settings.value("image"), "cuda" if chosen else "cpu")
+    if (
+        gpu_request is None
+        and chosen
+        and engine_name is not EngineName.LOCAL
+        and not _is_cuda(found.labels if found else {})
+    ):
+        chosen = ()
+    request = RunRequest(
+        command=tuple(command),
+        recipe=recipe,
+        engine=engine_name,
+        project=project,
+        image=reference,
+        directory=workdir,
+        name=checked_name,
+        mounts=mounts,
+        environment=environment,
+        network=settings.value("network"),
+        shm_bytes=settings.value("shm_size"),
+        gpus=chosen,
+        quiet=settings.value("quiet"),
+    )
+    store = RunStore(project.root)
+    run_id = new_run_id()
+    plan = make_plan(request, run_id, store.folder / run_id, found)
+    if dry_run:
+        print(json.dumps(plan.to_json(), indent=2))
+        return 0
+    answering = backend.info()
+    record = store.create(run_id)
+    _introduce(plan, chosen, inventory, gpu_request, tell)
+    manifest = first_manifest(plan, answering, chosen, inventory.driver)
+    return execute(plan, backend, record, manifest, Output(), tell)
+
+
+def _is_cuda(labels: object) -> bool:
+    return isinstance(labels, dict) and labels.get("reprobox.variant", "cuda") == "cuda"
+
+
+def _introduce(
+    plan: RunPlan,
+    gpus: tuple[Gpu, ...],
+    inventory: Inventory,
+    asked: GpuRequest | None,
+    tell: Callable[[str], None],
+) -> None:
+    """Say what will be used that the person may not have chosen."""
+    if plan.request.engine is EngineName.LOCAL:
+        tell(
+            f"run {plan.run_id} on this machine itself: its files, packages, users and network are not isolated, "
+            "and only the recipe is applied",
+        )
+    else:
+        names = ", ".join(f"{gpu.index} ({gpu.name})" for gpu in gpus)
+        why = f" ({inventory.missing})" if asked is None and inventory.missing else ""
+        tell(
+            f"run {plan.run_id} in {plan.request.image}, GPUs {names or 'none' + why}, "
+            f"shm {human_size(plan.box.shm_bytes)}, network {plan.box.network}",
+        )
+    if plan.seed_was_drawn:
+        tell(f"no seed was given, so {plan.recipe.seed} was drawn; repeat this run with --seed {plan.recipe.seed}")
+    if asked is not None and asked.kind == "devices" and asked.text.isdigit():
+        tell(f"--gpus {asked.text} is GPU number {asked.text}; docker would take it for a count")

@@ -1,0 +1,100 @@
+"""An engine in memory, for tests of everything above the engines: it runs nothing and behaves as a script says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+from reprobox.engines.base import Box, BoxSpec, Engine, EngineInfo, Exit, ImageInfo, Stream
+from reprobox.errors import EngineError, ImageNotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+
+__all__ = ["FakeBox", "FakeEngine", "Script"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """What a fake box does once it is started.
+
+    ``on_start`` is called as the command would begin (it may write the stage, or send this process a signal);
+    ``fail_at`` names a verb that raises an EngineError instead of doing its work.
+    """
+
+    output: Sequence[tuple[Stream, bytes]] = ()
+    exit: Exit = Exit(code=0)
+    on_start: Callable[[BoxSpec], None] | None = None
+    fail_at: str | None = None
+
+
+@dataclass(kw_only=True)
+class FakeEngine(Engine):
+    """Knows the images it is given and makes boxes that follow ``script``; remembers every box it made."""
+
+    name: str = "fake"
+    isolates: bool = True
+    script: Script = field(default_factory=Script)
+    images: Mapping[str, ImageInfo] = field(default_factory=dict)
+    boxes: list[FakeBox] = field(default_factory=list)
+
+    def info(self) -> EngineInfo:
+        return EngineInfo(name=self.name, version="0")
+
+    def image(self, reference: str) -> ImageInfo:
+        if reference not in self.images:
+            raise ImageNotFound(f"the image {reference} is not there", remedy="give it to the fake")
+        return self.images[reference]
+
+    def create(self, spec: BoxSpec) -> Box:
+        box = FakeBox(spec, self.script)
+        box.do("create")
+        self.boxes.append(box)
+        return box
+
+
+class FakeBox(Box):
+    """A box that never was: ``events`` lists the verbs in the order they were called."""
+
+    def __init__(self, spec: BoxSpec, script: Script) -> None:
+        self.spec = spec
+        self.script = script
+        self.events: list[str] = []
+        self.signals: list[int] = []
+
+    def do(self, verb: str) -> None:
+        self.events.append(verb)
+        if self.script.fail_at == verb:
+            raise EngineError(f"the fake was told to fail at {verb}")
+
+    def attach(self) -> None:
+        self.do("attach")
+
+    def start(self) -> None:
+        self.do("start")
+        if self.script.on_start is not None:
+            self.script.on_start(self.spec)
+
+    def stream(self, write: Callable[[Stream, bytes], None]) -> None:
+        self.do("stream")
+        for stream, data in self.script.output:
+            write(stream, data)
+
+    def signal(self, number: int) -> None:
+        self.signals.append(number)
+
+    def wait(self) -> Exit:
+        self.do("wait")
+        return self.script.exit
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.events.append("remove")

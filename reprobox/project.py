@@ -1,0 +1,56 @@
+"""The project a command belongs to: the folder that is mounted, and where in it the caller stands."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from reprobox.errors import UsageError
+
+__all__ = ["WORKSPACE", "Project"]
+
+WORKSPACE = PurePosixPath("/workspace")
+"""Where the project is mounted in the box."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """The project's root folder and the caller's folder inside it (both absolute)."""
+
+    root: Path
+    directory: Path
+
+    @classmethod
+    def find(cls, directory: Path) -> Project:
+        """Return the project around ``directory``: the nearest ancestor with reprobox.toml, [tool.reprobox] or .git.
+
+        Without one, the folder itself is the project.
+
+        :raises UsageError: where that would be ``/`` or the home folder, which a box must not be given.
+        """
+        directory = directory.resolve()
+        root = next((folder for folder in (directory, *directory.parents) if _marks_a_project(folder)), directory)
+        if root in (Path("/"), Path.home().resolve()):
+            raise UsageError(
+                f"the project folder would be {root}, all of which the box could then read and write",
+                remedy="change into a folder of the project's own (one with reprobox.toml or .git)",
+            )
+        return cls(root=root, directory=directory)
+
+    @property
+    def box_directory(self) -> PurePosixPath:
+        """The caller's folder as the box sees it."""
+        return WORKSPACE / self.directory.relative_to(self.root).as_posix()
+
+
+def _marks_a_project(folder: Path) -> bool:
+    if (folder / "reprobox.toml").is_file() or (folder / ".git").exists():
+        return True
+    pyproject = folder / "pyproject.toml"
+    if not pyproject.is_file():
+        return False
+    try:
+        return "reprobox" in tomllib.loads(pyproject.read_text(encoding="utf-8")).get("tool", {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        return False

@@ -1,0 +1,1 @@
+"""Runs: planned, carried out, recorded, found again."""

@@ -1,0 +1,70 @@
+"""Which image a run takes, and whether this reprobox can speak with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from reprobox.errors import EngineError, ImageNotFound
+from reprobox.recipe import BOX_PROTOCOL
+
+if TYPE_CHECKING:
+    from reprobox.engines import Engine, ImageInfo
+
+__all__ = ["choose_image"]
+
+
+def choose_image(
+    engine: Engine,
+    reference: str | None,
+    variant: Literal["cpu", "cuda"],
+) -> tuple[str | None, ImageInfo | None]:
+    """Return the image a run takes and what the engine knows of it.
+
+    Without a ``reference``: the local image built from exactly this reprobox's inputs for ``variant``. The local engine
+    has no images: ``(None, None)``.
+
+    :raises ImageNotFound: with the command that builds or fetches what is missing.
+    :raises EngineError: when the image is not reprobox's, or speaks another protocol.
+    """
+    if not engine.isolates:
+        return reference, None
+    if reference is not None:
+        found = engine.image(reference)
+        _check_protocol(reference, found)
+        return reference, found
+    from reprobox.images import input_digest, local_tag
+
+    tag = local_tag(variant)
+    build = "reprobox build" + (" --variant cuda" if variant == "cuda" else "")
+    try:
+        found = engine.image(tag)
+    except ImageNotFound as error:
+        raise ImageNotFound(
+            f"this version's {variant} image ({tag}) is not on this machine",
+            remedy=f"build it with `{build}`",
+        ) from error
+    if found.labels.get("reprobox.input") != input_digest(variant):
+        raise ImageNotFound(
+            f"{tag} was not built from this reprobox", remedy=f"build it again with `{build} --no-cache`"
+        )
+    _check_protocol(tag, found)
+    return tag, found
+
+
+def _check_protocol(reference: str, image: ImageInfo) -> None:
+    spoken = image.labels.get("reprobox.box-protocol")
+    if spoken is None:
+        raise EngineError(
+            f"{reference} is not a reprobox image (it has no label reprobox.box-protocol)",
+            remedy="use one made by `reprobox build`, or build yours FROM one",
+        )
+    if not spoken.isdigit() or int(spoken) > BOX_PROTOCOL:
+        raise EngineError(
+            f"{reference} speaks box protocol {spoken} and this reprobox only {BOX_PROTOCOL}",
+            remedy="upgrade reprobox on this machine",
+        )
+    if int(spoken) < BOX_PROTOCOL - 1:
+        raise EngineError(
+            f"{reference} speaks box protocol {spoken}, too old for this reprobox ({BOX_PROTOCOL})",
+            remedy="build the image again with `reprobox build`",
+        )

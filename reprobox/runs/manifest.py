@@ -1,0 +1,172 @@
+"""The record of a run: what was asked, on what, and how it ended (``reprobox.manifest/1``)."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reprobox import __version__
+from reprobox.engines import EngineName
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from reprobox.engines import EngineInfo
+    from reprobox.gpus import Gpu
+    from reprobox.runs.plan import RunPlan
+
+__all__ = ["SCHEMA", "Outcome", "first_manifest", "redacted"]
+
+SCHEMA = "reprobox.manifest/1"
+
+
+class Outcome(StrEnum):
+    """How far a run has come, and how it ended."""
+
+    PLANNED = "planned"
+    CREATED = "created"
+    RUNNING = "running"
+    EXITED = "exited"
+    """The command ran and ended by itself or by a signal; ``exit_code`` is its own."""
+    OUT_OF_MEMORY = "out-of-memory"
+    REFUSED = "refused"
+    """The box refused: the stage says where; ``exit_code`` is reprobox's."""
+    INTERRUPTED = "interrupted"
+    """A signal came before the command was started."""
+    FAILED = "failed"
+    """The engine, or reprobox itself, failed."""
+
+
+_SECRET_WORD = re.compile(
+    r"(?:^|_)(?:TOKEN|SECRET|SECRETS|PASSWORD|PASSWD|PASS|PWD|KEY|APIKEY|CREDENTIAL|CREDENTIALS|AUTH|COOKIE|PRIVATE|DSN)(?:_|$)",
+    re.IGNORECASE,
+)
+_SECRET_VALUE = re.compile(
+    r"(?:gh[pousr]_|github_pat_|hf_|sk-|xox[abpr]-|AKIA|ASIA|eyJ|-----BEGIN |glpat-|npm_|pypi-)|://[^/\s:@]+:[^/\s@]+@",
+)
+REDACTED = "(redacted)"
+
+
+def redacted(environment: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return ``environment`` with every value hidden whose name or look says that it is a secret."""
+    return {
+        name: REDACTED if value and (_SECRET_WORD.search(name) or _SECRET_VALUE.search(value)) else value
+        for name, value in environment.items()
+    }
+
+
+def now() -> str:
+    """Return the time as the manifest writes it: UTC, RFC 3339, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def first_manifest(plan: RunPlan, engine: EngineInfo, gpus: tuple[Gpu, ...], driver: str | None) -> dict[str, Any]:
+    """Return the manifest of a planned run: valid from its first moment, completed as the run goes on."""
+    request, box = plan.request, plan.box
+    image = plan.image
+    local = request.engine is EngineName.LOCAL
+    return {
+        "schema": SCHEMA,
+        "id": plan.run_id,
+        "reprobox": __version__,
+        "command": list(request.command),
+        "directory": box.directory,
+        "project": str(request.project.root),
+        "recipe": {**plan.recipe.to_json(), "seed_was_drawn": plan.seed_was_drawn},
+        "threads": plan.recipe.threads,
+        "image": None
+        if image is None
+        else {
+            "reference": request.image,
+            "image_id": image.image_id,
+            "engine_id": image.engine_id,
+            "repo_digests": list(image.repo_digests),
+            "base": image.labels.get("reprobox.base"),
+            "lock": image.labels.get("reprobox.lock"),
+            "torch": image.labels.get("reprobox.torch"),
+        },
+        "engine": {"name": engine.name, "version": engine.version, **engine.details},
+        "host": host_facts(),
+        "gpus": {"driver": driver, "devices": [{"index": g.index, "uuid": g.uuid, "name": g.name} for g in gpus]},
+        "git": git_facts(request.project.root),
+        "environment": redacted(request.environment),
+        "mounts": [
+            {"source": m.source, "target": m.target, "read_only": m.read_only, "kind": m.kind} for m in box.mounts
+        ],
+        "network": None if local else box.network,
+        "shm_bytes": None if local else box.shm_bytes,
+        "user": box.user or f"{os.getuid()}:{os.getgid()}",
+        "self_test": "off",
+        "planned": now(),
+        "start": None,
+        "end": None,
+        "outcome": str(Outcome.PLANNED),
+        "stage": None,
+        "exit_code": None,
+        "exit_code_of": None,
+        "message": None,
+    }
+
+
+def host_facts() -> dict[str, Any]:
+    """Return what of this machine the bits of a run can depend on: kernel, CPU model, microcode, vector units, cores."""
+    cpu = _cpu()
+    flags = set(cpu.get("flags", cpu.get("Features", "")).split())
+    vectors = (
+        "sse4_2",
+        "avx",
+        "avx2",
+        "fma",
+        "avx512f",
+        "avx512_bf16",
+        "avx512_vnni",
+        "amx_bf16",
+        "asimd",
+        "sve",
+        "bf16",
+    )
+    return {
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "cpu": cpu.get("model name"),
+        "microcode": cpu.get("microcode"),
+        "isa": [name for name in vectors if name in flags],
+        "cores": os.cpu_count(),
+    }
+
+
+def _cpu() -> dict[str, str]:
+    try:
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n", 1)[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def git_facts(root: Path) -> dict[str, Any] | None:
+    """Return the commit the project stands at and whether it is changed, or ``None`` where git does not say."""
+    if not (root / ".git").exists():
+        return None
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(root), "status", "--porcelain=v2", "--branch"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    lines = answer.splitlines()
+    commit = next((line.split()[-1] for line in lines if line.startswith("# branch.oid ")), "(initial)")
+    return {
+        "commit": None if commit == "(initial)" else commit,
+        "dirty": any(not line.startswith("#") for line in lines),
+    }

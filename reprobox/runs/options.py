@@ -1,0 +1,137 @@
+"""The text of ``run``'s options turned into plain data: mounts, environment variables, names."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reprobox.engines import Mount
+from reprobox.errors import BoxError, UsageError
+from reprobox.project import WORKSPACE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["parse_environment", "parse_env_file", "parse_name", "parse_volume"]
+
+PROTECTED = (
+    "/etc",
+    "/proc",
+    "/sys",
+    "/dev",
+    "/usr",
+    "/bin",
+    "/lib",
+    "/lib64",
+    "/sbin",
+    "/boot",
+    "/opt/reprobox",
+    "/run/reprobox",
+)
+"""Folders of the box that no mount may cover or reach into: the system's and reprobox's own."""
+
+_VOLUME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]+")
+_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]+")
+
+
+def parse_volume(text: str, directory: Path) -> Mount:
+    """Read Docker's ``-v SOURCE:TARGET[:ro|rw]``; a relative source (``./data``) counts from ``directory``.
+
+    :raises UsageError: for a malformed value or a protected target.
+    :raises BoxError: when the source does not exist: it is never created.
+    """
+    parts = text.split(":")
+    if len(parts) not in (2, 3) or not all(parts):
+        raise UsageError(f"-v cannot be {text!r}", remedy="give SOURCE:TARGET or SOURCE:TARGET:ro")
+    source, target, mode = (*parts, "rw")[:3]
+    if mode not in ("ro", "rw"):
+        raise UsageError(f"-v {text}: the mode cannot be {mode!r}", remedy="give ro or rw")
+    clean = checked_target(target, f"-v {text}")
+    if not source.startswith(("/", ".", "~")):
+        if not _VOLUME_NAME.fullmatch(source):
+            raise UsageError(
+                f"-v {text}: {source!r} is neither a path nor a volume's name", remedy="write ./ before a path"
+            )
+        return Mount(source=source, target=clean, read_only=mode == "ro", kind="volume")
+    path = (directory / Path(source).expanduser()).resolve()
+    if not path.exists():
+        raise BoxError(
+            f"-v {text}: {path} does not exist", remedy="create it first; reprobox never creates a mount source"
+        )
+    if _reaches_the_engine(path):
+        raise UsageError(
+            f"-v {text}: {path} holds the engine's socket, and with it the whole machine",
+            remedy="mount a folder further down",
+        )
+    return Mount(source=str(path), target=clean, read_only=mode == "ro")
+
+
+def checked_target(target: str, given: str) -> str:
+    """Return the normalised mount target. :raises UsageError: where it is relative or reaches into the system."""
+    clean = posixpath.normpath(target)
+    if not target.startswith("/"):
+        raise UsageError(
+            f"{given}: the target {target!r} is not absolute", remedy=f"give a path such as {WORKSPACE}/data"
+        )
+    clean = "/" + clean.lstrip("/")
+    if clean == "/" or any(clean == p or clean.startswith(p + "/") for p in PROTECTED):
+        raise UsageError(
+            f"{given}: {clean} belongs to the box's system and cannot be mounted over",
+            remedy=f"choose a target such as {WORKSPACE}/data or /data",
+        )
+    return clean
+
+
+def _reaches_the_engine(path: Path) -> bool:
+    sockets = [Path("/var/run/docker.sock"), Path("/run/docker.sock"), Path("/run/podman/podman.sock")]
+    resolved = {s.resolve() for s in sockets}
+    return any(path == socket or path in socket.parents for socket in resolved)
+
+
+def parse_environment(entries: Iterable[str], host: Mapping[str, str]) -> dict[str, str | None]:
+    """Read Docker's ``-e NAME=VALUE`` and ``-e NAME``; the latter takes the host's value, or removes the image's.
+
+    :raises UsageError: for an empty or malformed name, and for the recipe's own variables.
+    """
+    result: dict[str, str | None] = {}
+    for entry in entries:
+        name, separator, value = entry.partition("=")
+        if not _KEY.fullmatch(name):
+            raise UsageError(f"-e {entry!r}: {name!r} is not a variable's name", remedy="give NAME=VALUE or NAME")
+        if name.startswith(("REPROBOX_", "_REPROBOX_")):
+            raise UsageError(
+                f"-e {name}: the recipe's variables have flags of their own",
+                remedy="use --seed, --profile, --threads and the like",
+            )
+        if "\0" in value:
+            raise UsageError(f"-e {name}: a value cannot contain a NUL byte", remedy="remove it")
+        result[name] = value if separator else host.get(name)
+    return result
+
+
+def parse_env_file(path: Path) -> list[str]:
+    """Return the entries of a file in Docker's ``--env-file`` format: one a line, ``#`` begins a comment line.
+
+    :raises UsageError: when it cannot be read as UTF-8 text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise UsageError(
+            f"--env-file {path} cannot be read ({reason})", remedy="name a text file of NAME=VALUE lines"
+        ) from error
+    return [line.lstrip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def parse_name(text: str) -> str:
+    """Return a container's name as Docker takes it. :raises UsageError: otherwise."""
+    if not _NAME.fullmatch(text):
+        raise UsageError(
+            f"--name cannot be {text!r}",
+            remedy="use letters, digits, dots, dashes and underscores, beginning with a letter or digit",
+        )
+    return text

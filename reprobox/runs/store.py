@@ -1,0 +1,121 @@
+"""Where runs are kept: ``.reprobox/runs/<id>/`` in the project, one folder a run, found again by a reference."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from reprobox.errors import RecordError
+from reprobox.files import write_atomically, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["RunRecord", "RunStore", "new_run_id"]
+
+_ID = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{3}-[0-9a-f]{4}")
+_LAST = re.compile(r"last(?:~([0-9]+))?")
+
+
+def new_run_id(now: datetime | None = None) -> str:
+    """Return an id that sorts by time: ``20261121T035544.123-1f3a`` (UTC to the millisecond, and 16 random bits)."""
+    moment = (now or datetime.now(UTC)).astimezone(UTC)
+    return f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03d}-{os.urandom(2).hex()}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One run's folder and its manifest."""
+
+    id: str
+    folder: Path
+
+    @property
+    def manifest_path(self) -> Path:
+        """Where the manifest is."""
+        return self.folder / "manifest.json"
+
+    def manifest(self) -> dict[str, Any]:
+        """Read the manifest. :raises RecordError: when it is missing or not a manifest."""
+        try:
+            document = json.loads(self.manifest_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RecordError(
+                f"the manifest of run {self.id} cannot be read ({error})",
+                remedy=f"look at {self.manifest_path}, or remove its folder",
+            ) from error
+        if not isinstance(document, dict) or not str(document.get("schema", "")).startswith("reprobox.manifest/"):
+            raise RecordError(f"{self.manifest_path} is not a reprobox manifest", remedy="remove its folder")
+        return document
+
+    def write(self, manifest: Mapping[str, object]) -> None:
+        """Replace the manifest, whole or not at all."""
+        write_json(self.manifest_path, manifest)
+
+    def stage(self) -> str | None:
+        """Return the stage the box recorded just before it handed over to the command, if it got so far."""
+        try:
+            return (self.folder / "stage").read_text(encoding="ascii").strip() or None
+        except (OSError, UnicodeDecodeError):
+            return None
+
+
+class RunStore:
+    """The runs of one project."""
+
+    def __init__(self, project_root: Path) -> None:
+        self.home = project_root / ".reprobox"
+        self.folder = self.home / "runs"
+
+    def create(self, run_id: str) -> RunRecord:
+        """Make the folder of a new run. :raises RecordError: when the project cannot be written."""
+        record = RunRecord(id=run_id, folder=self.folder / run_id)
+        try:
+            record.folder.mkdir(parents=True)
+            ignore = self.home / ".gitignore"
+            if not ignore.exists():
+                write_atomically(ignore, b"*\n")
+        except OSError as error:
+            raise RecordError(
+                f"the run's record cannot be written to {record.folder} ({error.strerror})",
+                remedy="make the project folder writable for this user",
+            ) from error
+        return record
+
+    def list(self) -> list[RunRecord]:
+        """Return every run, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return [
+            RunRecord(id=path.name, folder=path) for path in sorted(self.folder.iterdir()) if _ID.fullmatch(path.name)
+        ]
+
+    def find(self, reference: str) -> RunRecord:
+        """Return the run meant by ``reference``: a unique beginning of its id, ``last``, or ``last~2``.
+
+        :raises RecordError: when there is no such run, or several.
+        """
+        runs = self.list()
+        if match := _LAST.fullmatch(reference):
+            back = int(match.group(1) or 0) + 1
+            if back <= len(runs):
+                return runs[-back]
+            raise RecordError(
+                f"there is no run {reference}: this project has {len(runs)}",
+                remedy="see `reprobox runs list`",
+            )
+        matches = [run for run in runs if reference and run.id.startswith(reference)]
+        if len(matches) == 1:
+            return matches[0]
+        found = f"{len(matches)} runs begin with {reference!r}" if matches else f"no run begins with {reference!r}"
+        raise RecordError(found, remedy="see `reprobox runs list`, and give more of the id")
+
+    def remove(self, record: RunRecord) -> None:
+        """Remove a run's folder and everything in it."""
+        shutil.rmtree(record.folder)

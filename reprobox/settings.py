@@ -1,0 +1,248 @@
+"""Every setting of the host, declared once: its flag, environment variable, project-file key, default and meaning.
+
+A value is looked for on the command line, then in the environment, then in the project file, and remembers where it was
+found, so that an error or ``--dry-run`` can say it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from reprobox.engines import EngineName
+from reprobox.errors import RecipeError, UsageError, near_miss
+from reprobox.gpus import GpuRequest
+from reprobox.recipe import (
+    DEFAULT_THREADS,
+    VARIABLES,
+    Profile,
+    RankSeeds,
+    parse_choice,
+    parse_seed,
+    parse_switch,
+    parse_threads,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+__all__ = ["SETTINGS", "Origin", "Resolved", "Setting", "Settings", "parse_size"]
+
+T = TypeVar("T")
+
+
+class Origin(StrEnum):
+    """Where a value was found, strongest first."""
+
+    FLAG = "flag"
+    ENVIRONMENT = "environment"
+    PROJECT = "project file"
+    DEFAULT = "default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved(Generic[T]):
+    """A value and where it came from."""
+
+    value: T
+    origin: Origin
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting(Generic[T]):
+    """One setting. ``parse`` takes the text and the name it was given under, and raises a RecipeError or UsageError."""
+
+    name: str
+    flag: str
+    default: T
+    parse: Callable[[str, str], T]
+    help: str
+
+    @property
+    def variable(self) -> str:
+        """Name of the environment variable."""
+        return "REPROBOX_" + self.name.upper()
+
+
+_SIZE = re.compile(r"([0-9]+)(b|[kmgt](?:i?b)?)?", re.IGNORECASE)
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def parse_size(text: str, name: str = "size") -> int:
+    """Return a size in bytes: ``64m``, ``2g`` (powers of 1024, as Docker counts), or a plain number of bytes.
+
+    :raises UsageError: for anything else.
+    """
+    match = _SIZE.fullmatch(text)
+    if match and int(match[1]) > 0:
+        return int(match[1]) * _UNITS[(match[2] or "")[:1].lower()]
+    raise UsageError(f"{name} cannot be {text!r}", remedy="give a size such as 512m or 8g")
+
+
+def _image(text: str, name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*", text):
+        raise UsageError(f"{name} cannot be {text!r}", remedy="give an image as NAME:TAG or NAME@sha256:DIGEST")
+    return text
+
+
+def _network(text: str, name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:-]*", text):
+        raise UsageError(f"{name} cannot be {text!r}", remedy="give bridge, none, host or a network's name")
+    return text
+
+
+SETTINGS: tuple[Setting[Any], ...] = (
+    Setting(name="seed", flag="--seed", default=None, parse=parse_seed, help="base seed, 0 to 4294967295"),
+    Setting(
+        name="profile",
+        flag="--profile",
+        default=Profile.STRICT,
+        parse=lambda text, name: Profile(parse_choice(text, name, Profile)),
+        help="strict, warn, fast or off",
+    ),
+    Setting(
+        name="rank_seeds",
+        flag="--rank-seeds",
+        default=RankSeeds.OFFSET,
+        parse=lambda text, name: RankSeeds(parse_choice(text, name, RankSeeds)),
+        help="offset (seed + rank) or same",
+    ),
+    Setting(name="threads", flag="--threads", default=DEFAULT_THREADS, parse=parse_threads, help="CPU threads per op"),
+    Setting(name="fill", flag="--fill/--no-fill", default=True, parse=parse_switch, help="fill uninitialised memory"),
+    Setting(
+        name="portable",
+        flag="--portable",
+        default=False,
+        parse=parse_switch,
+        help="pin the CPU instruction set, so that two CPU models can agree",
+    ),
+    Setting(
+        name="engine",
+        flag="--engine",
+        default=EngineName.DOCKER,
+        parse=lambda text, name: EngineName(parse_choice(text, name, EngineName)),
+        help="docker or local",
+    ),
+    Setting(name="image", flag="--image", default=None, parse=_image, help="image to run; reprobox's own by default"),
+    Setting(
+        name="gpus",
+        flag="--gpus",
+        default=None,
+        parse=lambda text, _name: GpuRequest.parse(text),
+        help="all, none, indices (0,1) or UUIDs; all there are by default",
+    ),
+    Setting(
+        name="shm_size",
+        flag="--shm-size",
+        default=None,
+        parse=parse_size,
+        help="size of /dev/shm, such as 8g; half of RAM by default",
+    ),
+    Setting(
+        name="network",
+        flag="--network",
+        default="bridge",
+        parse=_network,
+        help="bridge, none, host or a network's name",
+    ),
+    Setting(name="quiet", flag="--quiet", default=False, parse=parse_switch, help="say nothing on stderr"),
+)
+"""Every setting there is."""
+
+_BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+
+class Settings:
+    """The settings of one command line, each resolved on demand."""
+
+    def __init__(
+        self, flags: Mapping[str, str | None], environment: Mapping[str, str], file: Mapping[str, object]
+    ) -> None:
+        self._flags = flags
+        self._environment = environment
+        self._file = file
+
+    @classmethod
+    def load(
+        cls,
+        flags: Mapping[str, str | None],
+        project_root: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> Settings:
+        """Take the flags given (``None``: not given), the environment and the project file at ``project_root``.
+
+        :raises UsageError: for a REPROBOX_ variable or a project-file key that no setting has, and for any bad value.
+        """
+        environment = os.environ if environment is None else environment
+        known = {setting.variable for setting in SETTINGS} | VARIABLES.keys()
+        for name in sorted(environment):
+            if name.startswith("REPROBOX_") and name not in known:
+                raise UsageError(
+                    f"unknown variable {name}{near_miss(name, known)}",
+                    remedy=f"unset it; reprobox knows {', '.join(sorted(known))}",
+                )
+        settings = cls(flags, environment, _read_project_file(project_root))
+        for setting in SETTINGS:
+            settings.resolve(setting.name)  # every bad value is found before anything is done
+        return settings
+
+    def resolve(self, name: str) -> Resolved[Any]:
+        """Return the value of the setting called ``name`` and its origin.
+
+        :raises UsageError: for a bad value; the message names the flag, variable or key it was given under.
+        """
+        setting = _BY_NAME[name]
+        flag = self._flags.get(name)
+        if flag is not None:
+            return Resolved(value=_parse(setting, flag, setting.flag.partition("/")[0]), origin=Origin.FLAG)
+        if setting.variable in self._environment:
+            value = _parse(setting, self._environment[setting.variable], setting.variable)
+            return Resolved(value=value, origin=Origin.ENVIRONMENT)
+        key = setting.name.replace("_", "-")
+        if key in self._file:
+            return Resolved(value=_parse(setting, _as_text(self._file[key]), key), origin=Origin.PROJECT)
+        return Resolved(value=setting.default, origin=Origin.DEFAULT)
+
+    def value(self, name: str) -> Any:
+        """Return just the value of the setting called ``name``."""
+        return self.resolve(name).value
+
+
+def _parse(setting: Setting[T], text: str, name: str) -> T:
+    try:
+        return setting.parse(text, name)
+    except RecipeError as error:
+        raise UsageError(error.message, remedy=error.remedy) from error
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)
+
+
+def _read_project_file(root: Path) -> Mapping[str, object]:
+    own, shared = root / "reprobox.toml", root / "pyproject.toml"
+    path = own if own.is_file() else shared
+    if not path.is_file():
+        return {}
+    try:
+        document: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        if path == shared:
+            return {}  # a pyproject.toml that is not TOML is for others to complain about
+        raise UsageError(f"{path} is not valid TOML ({error})", remedy="correct it") from error
+    table = document if path == own else document.get("tool", {}).get("reprobox", {})
+    keys = [setting.name.replace("_", "-") for setting in SETTINGS]
+    for key in table:
+        if key not in keys:
+            raise UsageError(
+                f"{path} has the unknown key {key!r}{near_miss(key, keys)}",
+                remedy=f"the keys are {', '.join(keys)}",
+            )
+    return dict(table)

@@ -1,0 +1,61 @@
+#!/bin/sh
+# Sees that a container engine answers. Installs Debian's and starts it where none does and this user may.
+#
+#   engine.sh [--tests]     --tests also installs what only the tests need (a registry)
+#
+# Exit 0: an engine answers. Exit 3: none does and this user may not change that; the commands to type were printed.
+set -eu
+
+packages="docker.io iptables mmdebstrap"
+[ "${1:-}" = --tests ] && packages="$packages docker-registry"
+log=${TMPDIR:-/tmp}/reprobox-engine-$(id -u).log
+
+answers() { .venv/bin/python -c 'from reprobox.engines.docker import connect; connect()' 2>/dev/null; }
+
+missing() {
+    for package in $packages; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || printf '%s ' "$package"
+    done
+}
+
+say() { echo "make: $*" >&2; }
+
+if answers && { [ "${1:-}" != --tests ] || [ -z "$(missing)" ]; }; then
+    exit 0
+fi
+
+if [ "$(id -u)" = 0 ]; then
+    as_root=
+elif sudo -n true 2>/dev/null; then
+    as_root=sudo
+else
+    answers && exit 0
+    say "no container engine answers, and this user may not install one. Two commands that do:"
+    say "    sudo apt-get install -y docker.io iptables mmdebstrap"
+    say "    sudo usermod -aG docker $(id -un) && newgrp docker"
+    exit 3
+fi
+
+want=$(missing)
+if [ -n "$want" ]; then
+    command -v apt-get >/dev/null || { say "this is not a Debian: install ${want}by hand"; exit 3; }
+    say "installing from Debian: $want(log: $log)"
+    $as_root sh -c "{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $want; }" \
+        >"$log" 2>&1 || { tail -5 "$log" >&2; exit 1; }
+fi
+
+answers && exit 0
+if [ -d /run/systemd/system ]; then
+    say "starting the docker service"
+    $as_root systemctl start docker
+else
+    say "starting dockerd (log: $log)"
+    # shellcheck disable=SC2024  # the log belongs to the caller
+    setsid $as_root dockerd >>"$log" 2>&1 </dev/null &
+fi
+tries=0
+until answers; do
+    tries=$((tries + 1))
+    [ $tries -lt 60 ] || { say "dockerd does not answer after a minute:"; tail -5 "$log" >&2; exit 1; }
+    sleep 1
+done

@@ -1,0 +1,205 @@
+"""A plan carried out on the fake engine: order, codes, records, interruptions."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from reprobox.engines import EngineName, Exit, ImageInfo
+from reprobox.engines.fake import FakeEngine, Script
+from reprobox.errors import EngineError, UsageError
+from reprobox.project import Project
+from reprobox.recipe import Recipe
+from reprobox.runs.execute import Output, execute
+from reprobox.runs.manifest import first_manifest
+from reprobox.runs.options import parse_volume
+from reprobox.runs.plan import RunRequest, make_plan
+from reprobox.runs.store import RunStore, new_run_id
+
+IMAGE = ImageInfo(engine_id="sha256:e", image_id="sha256:i", repo_digests=(), labels={})
+
+
+class Run:
+    """One run on the fake engine and everything it left."""
+
+    def __init__(self, folder, script, **fields):
+        self.engine = FakeEngine(script=script)
+        self.said = []
+        project = Project(root=folder, directory=folder)
+        values = {"command": ("train",), "recipe": Recipe(seed=1), "engine": EngineName.DOCKER, "image": "img"}
+        self.request = RunRequest(project=project, **{**values, **fields})
+        store = RunStore(folder)
+        run_id = new_run_id()
+        self.plan = make_plan(self.request, run_id, store.folder / run_id, IMAGE)
+        self.record = store.create(run_id)
+        self.manifest = first_manifest(self.plan, self.engine.info(), (), None)
+
+    def go(self, stdout, stderr):
+        return execute(self.plan, self.engine, self.record, self.manifest, Output(stdout, stderr), self.said.append)
+
+
+def handed_over(spec):
+    """What the entrypoint does just before exec: leave the stage in the run folder."""
+    source = next(m.source for m in spec.mounts if m.target == "/run/reprobox/run")
+    with open(f"{source}/stage", "w", encoding="ascii") as file:
+        file.write("exec\n")
+
+
+@pytest.fixture
+def pipes(tmp_path):
+    with open(tmp_path / "out", "wb+") as out, open(tmp_path / "err", "wb+") as err:
+        yield out.fileno(), err.fileno()
+
+
+def written(tmp_path):
+    return (tmp_path / "out").read_bytes(), (tmp_path / "err").read_bytes()
+
+
+def test_it_attaches_before_it_starts_and_removes_last(tmp_path, pipes):
+    run = Run(tmp_path, Script(on_start=handed_over))
+    assert run.go(*pipes) == 0
+    assert run.engine.boxes[0].events == ["create", "attach", "start", "stream", "wait", "remove"]
+
+
+def test_output_is_passed_byte_for_byte_and_streams_stay_apart(tmp_path, pipes):
+    everything = bytes(range(256))
+    run = Run(
+        tmp_path, Script(output=[("stdout", everything), ("stderr", b"e"), ("stdout", b"o")], on_start=handed_over)
+    )
+    run.go(*pipes)
+    assert written(tmp_path) == (everything + b"o", b"e")
+
+
+@pytest.mark.parametrize("code", [0, 1, 72, 125, 126, 127, 137, 143, 255])
+def test_the_commands_own_code_is_passed_through_and_the_manifest_says_whose_it_is(tmp_path, pipes, code):
+    run = Run(tmp_path, Script(exit=Exit(code=code), on_start=handed_over))
+    assert run.go(*pipes) == code
+    manifest = run.record.manifest()
+    assert (manifest["outcome"], manifest["exit_code"], manifest["exit_code_of"]) == ("exited", code, "command")
+    assert manifest["stage"] == "exec"
+    assert manifest["start"] <= manifest["end"]
+
+
+@pytest.mark.parametrize("code", [125, 126, 127])
+def test_a_code_before_the_command_took_over_is_reproboxs(tmp_path, pipes, code):
+    run = Run(tmp_path, Script(exit=Exit(code=code)))
+    assert run.go(*pipes) == code
+    manifest = run.record.manifest()
+    assert (manifest["outcome"], manifest["exit_code_of"]) == ("refused", "reprobox")
+
+
+def test_out_of_memory_is_said_and_recorded(tmp_path, pipes):
+    run = Run(tmp_path, Script(exit=Exit(code=137, out_of_memory=True), on_start=handed_over))
+    assert run.go(*pipes) == 137
+    assert run.record.manifest()["outcome"] == "out-of-memory"
+    assert "out of memory" in run.said[0]
+
+
+def test_out_of_memory_in_a_child_only_is_a_warning(tmp_path, pipes):
+    run = Run(tmp_path, Script(exit=Exit(code=0, out_of_memory=True), on_start=handed_over))
+    assert run.go(*pipes) == 0
+    assert run.record.manifest()["outcome"] == "exited"
+    assert "the command itself went on" in run.said[0]
+
+
+@pytest.mark.parametrize("verb", ["create", "attach", "start", "stream", "wait"])
+def test_an_engine_that_fails_leaves_no_box_and_a_complete_record(tmp_path, pipes, verb):
+    run = Run(tmp_path, Script(fail_at=verb))
+    with pytest.raises(EngineError, match=verb):
+        run.go(*pipes)
+    assert all(box.events[-1] == "remove" for box in run.engine.boxes)
+    manifest = run.record.manifest()
+    assert (manifest["outcome"], manifest["exit_code"]) == ("failed", 125)
+    assert verb in manifest["message"]
+    assert manifest["end"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_before_the_start_ends_it_and_nothing_was_started(tmp_path, pipes, number, monkeypatch):
+    run = Run(tmp_path, Script())
+    original = FakeEngine.create
+
+    def create(engine, spec):
+        os.kill(os.getpid(), number)
+        return original(engine, spec)
+
+    monkeypatch.setattr(FakeEngine, "create", create)
+    assert run.go(*pipes) == 128 + number
+    assert run.engine.boxes[0].events == ["create", "attach", "remove"]
+    assert run.record.manifest()["outcome"] == "interrupted"
+
+
+def test_signals_are_forwarded_and_the_third_kills(tmp_path, pipes):
+    def three(spec):
+        handed_over(spec)
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    run = Run(tmp_path, Script(on_start=three, exit=Exit(code=137)))
+    assert run.go(*pipes) == 137
+    assert run.engine.boxes[0].signals == [signal.SIGTERM, signal.SIGTERM, signal.SIGKILL]
+
+
+def test_the_handlers_that_were_there_are_put_back(tmp_path, pipes):
+    before = signal.getsignal(signal.SIGTERM)
+    Run(tmp_path, Script(on_start=handed_over)).go(*pipes)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_when_nobody_reads_stdout_the_command_is_ended(tmp_path, pipes):
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = Run(tmp_path, Script(output=[("stdout", b"x")] * 3, on_start=handed_over, exit=Exit(code=143)))
+    assert run.go(writer, pipes[1]) == 143
+    assert run.engine.boxes[0].signals == [signal.SIGTERM]
+    os.close(writer)
+
+
+def test_the_box_is_closed_down(tmp_path):
+    box = Run(tmp_path, Script()).plan.box
+    assert box.read_only
+    assert box.user == f"{os.getuid()}:{os.getgid()}"
+    assert box.environment["HOME"] == "/home/box"
+    assert "exec" in box.tmpfs["/tmp"]
+    assert box.shm_bytes > 64 << 20
+    assert box.labels["reprobox.run"] == box.run_id
+
+
+def test_the_box_finds_the_caller_in_passwd(tmp_path, pipes):
+    seen = {}
+
+    def look(spec):
+        for mount in spec.mounts:
+            if mount.target.startswith("/etc/"):
+                with open(mount.source, encoding="utf-8") as file:
+                    seen[mount.target] = file.read()
+
+    run = Run(tmp_path, Script(on_start=look))
+    run.go(*pipes)
+    assert f":x:{os.getuid()}:{os.getgid()}:" in seen["/etc/passwd"]
+    assert f":x:{os.getgid()}:" in seen["/etc/group"]
+    assert not (run.record.folder / "box").exists()
+
+
+def test_a_drawn_seed_is_in_the_plan_and_the_record(tmp_path):
+    run = Run(tmp_path, Script(), recipe=Recipe())
+    assert run.plan.seed_was_drawn
+    assert run.plan.box.environment["REPROBOX_SEED"] == str(run.manifest["recipe"]["seed"])
+
+
+def test_two_mounts_on_one_target_are_refused(tmp_path):
+    mount = parse_volume(f"{tmp_path}:/data", tmp_path)
+    with pytest.raises(UsageError, match="same target"):
+        Run(tmp_path, Script(), mounts=(mount, mount))
+
+
+def test_a_users_own_mount_takes_the_place_of_the_workspace(tmp_path):
+    run = Run(tmp_path, Script(), mounts=(parse_volume(f"{tmp_path}:/workspace:ro", tmp_path),))
+    assert [m.read_only for m in run.plan.box.mounts if m.target == "/workspace"] == [True]
+
+
+def test_the_local_engine_refuses_what_it_cannot_do(tmp_path):
+    with pytest.raises(UsageError, match="--engine local has no --shm-size"):
+        Run(tmp_path, Script(), engine=EngineName.LOCAL, image=None, shm_bytes=1)
