@@ -17,8 +17,8 @@ __all__ = ["write_atomically", "write_json"]
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Put ``data`` at ``path`` so that a reader, or a crash at any moment, sees the old content or the new.
 
-    Temporary file, fsync, rename, fsync of the folder (0 of 120 killed writers left a corrupt file; writing in place left
-    117).
+    Temporary file, fsync, rename, fsync of the folder (0 of 120 killed writers left a corrupt file; writing in place
+    left 117).
     """
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     temporary = Path(name)

@@ -59,7 +59,7 @@ class _Word(str, Enum):
     """A closed set of words that prints as the word (``enum.StrEnum`` came with Python 3.11)."""
 
     __str__ = str.__str__
-    __format__ = str.__format__
+    __format__ = str.__format__  # type: ignore[assignment]
 
 
 class Profile(_Word):

@@ -1,7 +1,7 @@
 """The box's entrypoint: validates the recipe, announces it, enters the working directory and executes the command.
 
-An init (tini) runs as PID 1 above it in the image, so signals and zombies are looked after, and ``execve`` leaves nothing
-of this process behind. It runs with ``-I -S``: nothing of the user's is imported before the command.
+An init (tini) runs as PID 1 above it in the image, so signals and zombies are looked after, and ``execve`` leaves
+nothing of this process behind. It runs with ``-I -S``: nothing of the user's is imported before the command.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from reprobox.box.entrypoint import main  # noqa: E402  the path above is what makes it importable under -I -S
+from reprobox.box.entrypoint import main
 
 if __name__ == "__main__":
     raise SystemExit(main(image_environment={}))

@@ -55,8 +55,8 @@ def set_deterministic_algorithms(torch, *, warn_only):
     """Enforce deterministic algorithms, at no cost where PyTorch allows it.
 
     The public call imports Inductor's configuration, 823 modules and about two seconds, to set a flag that
-    TORCHINDUCTOR_DETERMINISTIC=1 sets as well when Inductor is really used (measured with torch 2.13). Where that variable
-    is not in force, or the private setter has gone, the public call does both.
+    TORCHINDUCTOR_DETERMINISTIC=1 sets as well when Inductor is really used (measured with torch 2.13). Where that
+    variable is not in force, or the private setter has gone, the public call does both.
     """
     setter = getattr(torch._C, "_set_deterministic_algorithms", None)
     inductor_follows = (

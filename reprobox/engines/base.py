@@ -28,9 +28,9 @@ class Mount:
 class BoxSpec:
     """Everything an engine needs to make one box: pure data.
 
-    ``environment`` maps a name to its value, or to ``None`` to remove what the image sets. ``directory`` is entered by the
-    entrypoint and not by the engine, which would create it. ``shm_bytes`` is the size of /dev/shm. ``gpus`` are UUIDs in
-    the order asked for. ``tmpfs`` maps a path to its mount options.
+    ``environment`` maps a name to its value, or to ``None`` to remove what the image sets. ``directory`` is entered by
+    the entrypoint and not by the engine, which would create it. ``shm_bytes`` is the size of /dev/shm. ``gpus`` are
+    UUIDs in the order asked for. ``tmpfs`` maps a path to its mount options.
     """
 
     run_id: str

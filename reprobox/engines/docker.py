@@ -11,14 +11,14 @@ import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
-import docker
 import docker.errors
 import docker.types
 import requests.exceptions
 
+import docker
 from reprobox.engines.base import Box, BoxSpec, Engine, EngineInfo, Exit, ImageInfo, Stream
+from reprobox.engines.digests import config_digest
 from reprobox.errors import EngineError, EngineUnavailable, GpuError, ImageNotFound
-from reprobox.images import config_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 ENTRYPOINT = ("/usr/bin/tini", "-g", "--", "/opt/reprobox/entrypoint")
 """The image's own entrypoint, repeated because the CLI adds an option of the entrypoint's behind it."""
 
-STOP_GRACE_SECONDS = 10
 WAIT_RETRIES = 5
 
 _FRAME_HEADER = struct.Struct(">BxxxI")
@@ -36,6 +35,10 @@ _STREAM_NAMES: dict[int, Stream] = {1: "stdout", 2: "stderr"}
 _CHUNK = 1 << 16
 _LOG_CONFIG = {"max-size": "20m", "max-file": "2"}
 """The engine keeps its own copy of the output; without a cap 1 GiB of output became 2.2 GB of log (measured)."""
+
+
+class _NoSuchThing(EngineError):
+    """The engine has no such image or container; the caller knows which it asked for."""
 
 
 class DockerEngine(Engine):
@@ -69,7 +72,7 @@ class DockerEngine(Engine):
         try:
             with _engine_errors(f"look up the image {reference}"):
                 found = self.client.images.get(reference)
-        except ImageNotFound as error:
+        except _NoSuchThing as error:
             raise ImageNotFound(
                 f"the image {reference} is not on this machine",
                 remedy=f"fetch it with `docker pull {reference}`, or build reprobox's own with `reprobox build`",
@@ -77,7 +80,7 @@ class DockerEngine(Engine):
         attributes = found.attrs
         return ImageInfo(
             engine_id=str(found.id),
-            image_id=config_digest(self.client, found),
+            image_id=config_digest(self.client, str(found.id)),
             repo_digests=tuple(attributes.get("RepoDigests") or ()),
             labels=dict((attributes.get("Config") or {}).get("Labels") or {}),
         )
@@ -184,7 +187,7 @@ class DockerBox(Box):
         try:
             with _engine_errors("remove the box"):
                 self.client.api.remove_container(self.id, force=True, v=True)
-        except ImageNotFound:
+        except _NoSuchThing:
             return  # somebody else removed it
         except EngineError:
             # The first failure is the one worth telling; the label lets the box be found and removed later.
@@ -197,14 +200,27 @@ def connect() -> docker.DockerClient:
 
     :raises EngineUnavailable: with the address that was tried, why it failed and what to do.
     """
-    address = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    context = None if os.environ.get("DOCKER_HOST") else _chosen_context()
+    address = os.environ.get("DOCKER_HOST") or (context.Host if context else "unix:///var/run/docker.sock")
     try:
-        client = docker.from_env(version="auto", timeout=60)
+        if context is not None:
+            client = docker.DockerClient(base_url=context.Host, tls=context.TLSConfig, version="auto", timeout=60)
+        else:
+            client = docker.from_env(version="auto", timeout=60)
     except docker.errors.DockerException as error:
         raise EngineUnavailable(
             _why_unavailable(address, error), remedy=_UNAVAILABLE_REMEDY, detail=str(error)
         ) from error
     return client
+
+
+def _chosen_context() -> Any:
+    """Return the context that ``docker context use`` chose, as the docker command would take it; ``None``: the default."""
+    try:
+        context = docker.context.ContextAPI.get_current_context()
+    except (docker.errors.DockerException, OSError, ValueError):
+        return None
+    return context if context is not None and context.Name != "default" else None
 
 
 _UNAVAILABLE_REMEDY = (
@@ -231,8 +247,7 @@ def _engine_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except docker.errors.NotFound as error:
-        # Both "no such image" and "no such container"; each caller knows which it asked for.
-        raise ImageNotFound(_explained(error, doing), detail=str(error)) from error
+        raise _NoSuchThing(_explained(error, doing), detail=str(error)) from error
     except docker.errors.APIError as error:
         raise EngineError(_explained(error, doing), detail=str(error)) from error
     except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:

@@ -24,7 +24,7 @@ class Script:
     """
 
     output: Sequence[tuple[Stream, bytes]] = ()
-    exit: Exit = Exit(code=0)
+    exit: Exit = field(default_factory=lambda: Exit(code=0))
     on_start: Callable[[BoxSpec], None] | None = None
     fail_at: str | None = None
 

@@ -1,7 +1,7 @@
 """This machine's own Python under the same recipe: for a notebook, a login node, a machine without an engine.
 
-It isolates nothing: files, users, network and installed packages are the machine's. The entrypoint is the box's own, run
-as a child process, so validation, announcement, seeding and exit codes are the same.
+It isolates nothing: files, users, network and installed packages are the machine's. The entrypoint is the box's own,
+run as a child process, so validation, announcement, seeding and exit codes are the same.
 """
 
 from __future__ import annotations

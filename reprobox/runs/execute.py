@@ -1,7 +1,7 @@
 """A plan carried out, so that nothing is lost: attach before start, stream to the end, wait, record, remove.
 
-The pattern, and what each step is for, was measured against Docker Engine: attaching after the start lost output in 15 of
-15 trials, removing automatically lost the exit code, and the end of the stream is not the end of the command.
+The pattern, and what each step is for, was measured against Docker Engine: attaching after the start lost output in 15
+of 15 trials, removing automatically lost the exit code, and the end of the stream is not the end of the command.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ class Interrupted(Exception):
 class Interrupts:
     """Catches INT, TERM, HUP and QUIT for the length of a ``with`` block and hands them to the box once it runs.
 
-    A handler only puts the number into a queue (reentrant by design); a thread of its own talks to the engine, because the
-    main thread may be inside a request to it.
+    A handler only puts the number into a queue (reentrant by design); a thread of its own talks to the engine, because
+    the main thread may be inside a request to it.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:

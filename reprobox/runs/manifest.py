@@ -115,7 +115,7 @@ def first_manifest(plan: RunPlan, engine: EngineInfo, gpus: tuple[Gpu, ...], dri
 
 
 def host_facts() -> dict[str, Any]:
-    """Return what of this machine the bits of a run can depend on: kernel, CPU model, microcode, vector units, cores."""
+    """Return what of this machine a run's bits can depend on: kernel, CPU model, microcode, vector units, cores."""
     cpu = _cpu()
     flags = set(cpu.get("flags", cpu.get("Features", "")).split())
     vectors = (

@@ -14,7 +14,7 @@ from reprobox.project import WORKSPACE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["parse_environment", "parse_env_file", "parse_name", "parse_volume"]
+__all__ = ["parse_env_file", "parse_environment", "parse_name", "parse_volume"]
 
 PROTECTED = (
     "/etc",

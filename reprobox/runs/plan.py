@@ -172,7 +172,8 @@ def _container(
 def _box_directory(request: RunRequest) -> str:
     if request.directory is None:
         return str(request.project.box_directory)
-    # As docker does, a relative -w counts from the root; ours counts from the project, which is nearer to what is meant.
+    # As docker does, a relative -w counts from the root; ours counts from the project, which is nearer to what is
+    # meant.
     return posixpath.normpath(posixpath.join(str(WORKSPACE), request.directory))
 
 

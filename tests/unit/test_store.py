@@ -7,10 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from reprobox.errors import RecordError
+from reprobox.errors import RecordError, UsageError
 from reprobox.files import write_atomically
 from reprobox.project import Project
-from reprobox.errors import UsageError
 from reprobox.runs.manifest import redacted
 from reprobox.runs.store import RunStore, new_run_id
 

@@ -1,7 +1,7 @@
 """Installs reprobox's hook in every Python process whose search path starts with this folder.
 
-The image also links this file into the standard library's folder, where ``-I`` and ``-E`` cannot hide it. CPython imports
-``sitecustomize`` once, under this name, so whichever is found first does the work and the other is never run.
+The image also links this file into the standard library's folder, where ``-I`` and ``-E`` cannot hide it. CPython
+imports ``sitecustomize`` once, under this name, so whichever is found first does the work and the other is never run.
 """
 
 import os

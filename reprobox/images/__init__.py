@@ -1,0 +1,115 @@
+"""Building the image: what goes into it, what it stands on, and which id it got.
+
+Nothing here prints, exits or imports docker before a function that needs it is called, so that asking for the local
+image's name costs a start of the command line nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from reprobox.images.sources import Variant, input_digest, local_tag
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import docker
+
+__all__ = [
+    "BuildRequest",
+    "BuildResult",
+    "Builder",
+    "Reporter",
+    "Variant",
+    "build",
+    "config_digest",
+    "input_digest",
+    "local_tag",
+]
+
+Builder = Literal["classic", "buildkit"]
+
+
+class Reporter(Protocol):
+    """Where a build says what it does; the caller decides what a person sees of it."""
+
+    def say(self, line: str) -> None:
+        """Take one sentence for the person who asked for the build."""
+
+    def progress(self, label: str, done: int, total: int | None) -> None:
+        """Take how far a long step is: ``done`` of ``total`` (None: not known), bytes or steps as ``label`` says."""
+
+    def log(self, line: str) -> None:
+        """Take one line of what a tool (the builder, pip, mmdebstrap) wrote."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest:
+    """What to build.
+
+    :param variant: ``cpu`` (default) or ``cuda``; chooses the lock.
+    :param base: an image reference, an image id (``sha256:…``) or ``bootstrap``; None (default) takes the base the lock
+        names, else pulls Debian's slim image, else bootstraps one.
+    :param wheelhouses: folders that are searched for the lock's wheels before pip is asked; none by default.
+    :param tag: one more name for the image, beside :func:`local_tag`.
+    :param builder: ``classic`` (default, the engine's own) or ``buildkit``.
+    :param no_cache: build every step again even if the image is already there; False by default.
+    """
+
+    variant: Variant = "cpu"
+    base: str | None = None
+    wheelhouses: tuple[Path, ...] = ()
+    tag: str | None = None
+    builder: Builder = "classic"
+    no_cache: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildResult:
+    """The image that was built or found.
+
+    ``image_id`` is the OCI config digest and ``engine_id`` what the engine calls the image; they differ on engines with
+    the containerd image store. ``builder`` is None for a reused image. ``base`` is what the image records of its base
+    (``sha256:…`` or ``bootstrap@sha256:…``), ``input`` the :func:`input_digest`, ``lock`` the SHA-256 of the lock file,
+    ``seconds`` wall time.
+    """
+
+    image_id: str
+    engine_id: str
+    builder: Builder | None
+    reused: bool
+    variant: Variant
+    tag: str
+    base: str
+    input: str
+    lock: str
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of schema ``reprobox.build/1``."""
+        return {"schema": "reprobox.build/1", **asdict(self), "seconds": round(self.seconds, 3)}
+
+
+def build(request: BuildRequest, *, client: docker.DockerClient, report: Reporter) -> BuildResult:
+    """Build the image of ``request``, or return the one that is already there with the same inputs.
+
+    :raises UsageError: ``base`` or ``tag`` is not an image reference.
+    :raises ArtefactError: a wheel of the lock cannot be had.
+    :raises BuildError: a step failed; the log's tail is its detail.
+    :raises EngineError: the engine refused, or the base cannot be pulled.
+    """
+    from reprobox.images.pipeline import run_build
+
+    return run_build(request, client=client, report=report)
+
+
+def config_digest(client: docker.DockerClient, image: str) -> str:
+    """Return the OCI config digest (``sha256:…``) of ``image``, a name or an engine id.
+
+    :raises ImageNotFound: the engine does not have it.
+    :raises EngineError: the engine's archive of it cannot be read.
+    """
+    from reprobox.engines.digests import config_digest as compute
+
+    return compute(client, image)

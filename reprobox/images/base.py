@@ -1,0 +1,198 @@
+"""Which image the build stands on, and what is recorded of it: only digests that were seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from reprobox.engines.digests import patient
+from reprobox.errors import BuildError, EngineError, ImageNotFound
+from reprobox.images import reference
+from reprobox.images.bootstrap import bootstrap, tag_of
+from reprobox.images.sources import image_root
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import docker
+    from reprobox.images import Reporter
+    from reprobox.images.reference import Reference
+
+BOOTSTRAP: Final = "bootstrap"
+SLIM: Final = "debian:bookworm-slim"
+_CHECK_FAILED: Final = 3  # what prepare-base.sh --check exits with
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """The base of one build.
+
+    ``source`` is what FROM is given, ``digest`` the registry's digest or, with no registry, the image id; ``record`` is
+    the label ``reprobox.base``; ``name`` the registry's name, empty where there is none.
+    """
+
+    source: str
+    digest: str
+    record: str
+    name: str = ""
+
+
+def choose_base(asked: str | None, *, client: docker.DockerClient, cache: Path, report: Reporter) -> Base:
+    """Return the base that ``asked`` names; with None the lock's, else Debian's slim image, else a bootstrapped one.
+
+    Each step is said with its reason. A base that was asked for, or that the lock names, is never replaced.
+
+    :raises UsageError: ``asked`` is not an image reference.
+    :raises EngineError: the base cannot be pulled.
+    :raises BuildError: no base can be bootstrapped.
+    """
+    if asked == BOOTSTRAP:
+        report.say("the base is bootstrapped from this machine's apt sources, as asked")
+        return _bootstrapped(client, cache, report)
+    if asked is not None:
+        return _named(asked, client=client, report=report)
+    locked = locked_base()
+    if locked:
+        report.say(f"the base is the one the lock names: {locked}")
+        return _pulled(locked, client=client, report=report)
+    report.say(f"the lock names no base; trying {SLIM}")
+    try:
+        return _pulled(reference.parse(SLIM), client=client, report=report)
+    except EngineError as error:
+        why = (error.detail or error.message).strip()
+        report.say(f"{SLIM} cannot be pulled ({why}); bootstrapping the base from this machine's apt sources instead")
+    return _bootstrapped(client, cache, report)
+
+
+def locked_base() -> Reference | None:
+    """Return the base of ``docker/locks/base.txt``, or None where that file is not.
+
+    :raises BuildError: the file does not hold one reference with a digest.
+    """
+    path = image_root() / "docker" / "locks" / "base.txt"
+    if not path.is_file():
+        return None
+    parsed = reference.parse(path.read_text(encoding="utf-8").strip())
+    if not parsed.digest:
+        raise BuildError(
+            f"{path} names {parsed} without a digest", remedy="write NAME@sha256:… there, or remove the file"
+        )
+    return parsed
+
+
+def same_base(asked: str, labels: dict[str, str]) -> bool:
+    """Tell whether an image with these labels stands on the base ``asked`` names, as far as its labels can say.
+
+    A tag is compared by name: the image keeps the digest the tag had when it was built.
+    """
+    record, name = labels.get("reprobox.base", ""), labels.get("org.opencontainers.image.base.name", "")
+    if asked == BOOTSTRAP:
+        return record.startswith(f"{BOOTSTRAP}@")
+    if reference.is_image_id(asked):
+        return record == asked
+    parsed = reference.parse(asked)
+    if parsed.digest:
+        return record == parsed.digest
+    return bool(name) and reference.parse(name) == _with_tag(parsed)
+
+
+def missing_packages(base: Base, *, client: docker.DockerClient) -> str:
+    """Return the Debian packages the base lacks, joined by blanks; empty when it has all the box needs.
+
+    :raises EngineError: a container of the base does not run.
+    """
+    import docker.errors
+
+    script = (image_root() / "docker" / "prepare-base.sh").read_text(encoding="utf-8")
+    command = ["-c", script, "prepare-base.sh", "--check"]
+    try:
+        container = client.containers.create(
+            base.source, command, entrypoint="/bin/sh", user="0:0", network_mode="none"
+        )
+        try:
+            container.start()
+            status = int(container.wait()["StatusCode"])
+            said = container.logs(stdout=True, stderr=status != _CHECK_FAILED).decode(errors="replace").strip()
+        finally:
+            container.remove(force=True)
+    except docker.errors.APIError as error:
+        raise EngineError(f"no container of the base {base.source} runs", detail=str(error)) from error
+    if status not in {0, _CHECK_FAILED}:
+        raise EngineError(f"the base {base.source} cannot be looked into: /bin/sh exits {status}", detail=said)
+    return said
+
+
+def _named(asked: str, *, client: docker.DockerClient, report: Reporter) -> Base:
+    if reference.is_image_id(asked):
+        return _local(asked, client=client, report=report)
+    parsed = reference.parse(asked)
+    present = _inspect(str(parsed), client)
+    if present and parsed.digest:
+        report.say(f"the base {parsed} is already in the engine")
+        return Base(
+            source=f"{parsed.name}@{parsed.digest}", digest=parsed.digest, record=parsed.digest, name=str(parsed)
+        )
+    if present and not present.get("RepoDigests"):
+        return _local(str(parsed), client=client, report=report)
+    return _pulled(parsed, client=client, report=report)
+
+
+def _local(name: str, *, client: docker.DockerClient, report: Reporter) -> Base:
+    found = _inspect(name, client)
+    if not found:
+        raise ImageNotFound(f"the engine has no image {name} to take as the base", remedy="pull or load it first")
+    image_id = str(found["Id"])
+    report.say(f"the base {name} is known to no registry; its image id {image_id} is recorded")
+    source = tag_of(image_id)
+    client.images.get(image_id).tag(source)
+    return Base(source=source, digest=image_id, record=image_id)
+
+
+def _bootstrapped(client: docker.DockerClient, cache: Path, report: Reporter) -> Base:
+    image_id = bootstrap(client, cache=cache, report=report)
+    return Base(source=tag_of(image_id), digest=image_id, record=f"{BOOTSTRAP}@{image_id}")
+
+
+def _pulled(wanted: Reference, *, client: docker.DockerClient, report: Reporter) -> Base:
+    import docker.errors
+
+    asked = _with_tag(wanted)
+    digest = asked.digest
+    try:
+        with patient(client):
+            for message in client.api.pull(asked.name, tag=asked.digest or asked.tag, stream=True, decode=True):
+                if "error" in message:
+                    raise _not_pulled(asked, str(message["error"]))
+                status = str(message.get("status", ""))
+                report.log(" ".join(filter(None, (message.get("id"), status, message.get("progress")))))
+                if status.startswith("Digest: "):  # the answer itself, so that a tag moved meanwhile changes nothing
+                    digest = status.removeprefix("Digest: ").strip()
+    except docker.errors.APIError as error:
+        raise _not_pulled(asked, str(error.explanation or error)) from error
+    if not digest:
+        raise EngineError(f"the engine pulled {asked} and did not say its digest", remedy="name the base by digest")
+    report.say(f"the base {asked} is {digest}")
+    return Base(source=f"{asked.name}@{digest}", digest=digest, record=digest, name=str(asked))
+
+
+def _with_tag(parsed: Reference) -> Reference:
+    if parsed.tag or parsed.digest:
+        return parsed
+    return reference.parse(f"{parsed.name}:latest")
+
+
+def _not_pulled(asked: Reference, why: str) -> EngineError:
+    return EngineError(
+        f"the base {asked} cannot be pulled",
+        remedy="check the name, the network and the engine's login, or pass --base bootstrap",
+        detail=why,
+    )
+
+
+def _inspect(name: str, client: docker.DockerClient) -> dict[str, Any] | None:
+    import docker.errors
+
+    try:
+        return dict(client.images.get(name).attrs)
+    except docker.errors.ImageNotFound:
+        return None

@@ -1,0 +1,247 @@
+"""The Debian base without a registry: made by mmdebstrap from the machine's own apt sources, bit for bit.
+
+The tar is wrapped as a ``docker load`` archive around a config with a fixed date, so the image id follows from the tar:
+``docker import`` would stamp the time of day into it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from reprobox.engines.digests import patient
+from reprobox.errors import BuildError, EngineError
+from reprobox.images.context import EPOCH
+from reprobox.images.wheels import sha256_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import docker
+    from reprobox.images import Reporter
+
+CODENAME: Final = "bookworm"
+PACKAGES: Final = ("ca-certificates", "python3", "python3-venv", "libpython3-dev", "g++", "tini")
+"""What docker/prepare-base.sh asks of any base; libpython3-dev has the Python.h that torch.compile includes."""
+
+SCRIPT: Final = 1
+"""Version of what :func:`_command` does; a change of it makes every cached base stale."""
+
+_RELEASES: Final = frozenset({CODENAME, f"{CODENAME}-updates", f"{CODENAME}-security"})
+_LEFT_OUT: Final = ("man", "doc", "locale", "info")
+_PYTHON: Final = "/usr/bin/python3 -IS -W ignore -m compileall -q -f --invalidation-mode unchecked-hash"
+# In the order they run. The first two take out the host's traces and the backups dpkg and debconf keep. The last is
+# needed because the dates of files newer than the fixed one are turned back in the tar: bytecode that remembers the
+# date of its source would then be stale, and every start of Python would compile its library again.
+_HOOKS: Final = (
+    'rm -rf "$1"/etc/apt/sources.list "$1"/etc/apt/sources.list.d/* "$1"/etc/hostname "$1"/etc/resolv.conf',
+    'rm -f "$1"/var/cache/debconf/*-old "$1"/var/lib/dpkg/*-old',
+    ': > "$1"/etc/machine-id',
+    f'chroot "$1" {_PYTHON} /usr/lib/python3 $(cd "$1" && echo /usr/lib/python3.*)',
+)
+_BLOCK: Final = 512
+_CHUNK: Final = 2**20
+_TAIL: Final = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One index of packages apt knows: its ``deb`` line and where its downloaded list lies."""
+
+    line: str
+    listing: Path
+
+
+def bootstrap(client: docker.DockerClient, *, cache: Path, report: Reporter) -> str:
+    """Make the base, or take it from ``cache``, load it into the engine and return its image id (``sha256:…``).
+
+    :raises BuildError: apt has no lists of Debian bookworm, or mmdebstrap is missing or failed.
+    :raises EngineError: the engine did not take the image.
+    """
+    targets = apt_targets()
+    key = _key(targets)
+    tar_digest = _cached(cache, key)
+    if tar_digest and _has(client, image_id := base_config(tar_digest)[0]):
+        report.say(f"the bootstrapped base {image_id} is already in the engine")
+        return image_id
+    tar = cache / f"{tar_digest}.tar"
+    if tar_digest and tar.is_file() and sha256_of(tar) != tar_digest:
+        report.say(f"the cached base {tar} is damaged and will be made again")
+        tar.unlink()
+    if not tar_digest or not tar.is_file():
+        tar = make_base(targets, cache=cache, report=report)
+        tar_digest = tar.stem
+        _write(cache / "by-input" / key, tar_digest)
+    return load_base(client, tar, tar_digest)
+
+
+def apt_targets() -> tuple[Target, ...]:
+    """Return the package indices of bookworm's main component that this machine's apt has fetched.
+
+    :raises BuildError: there are none, or this is no Debian.
+    """
+    layout = "deb $(REPO_URI) $(RELEASE) $(COMPONENT)|$(RELEASE)|$(COMPONENT)|$(FILENAME)"
+    try:
+        answer = subprocess.run(
+            ["apt-get", "indextargets", "--format", layout, "Created-By: Packages", "Origin: Debian"],
+            check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+        ).stdout  # fmt: skip
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        raise _cannot("apt-get does not run here", detail=str(getattr(error, "stderr", error))) from error
+    targets = []
+    for row in answer.splitlines():
+        line, release, component, listing = row.rsplit("|", 3)
+        if release in _RELEASES and component == "main" and Path(listing).is_file():
+            targets.append(Target(line=line, listing=Path(listing)))
+    if not any(target.line.split()[2] == CODENAME for target in targets):
+        raise _cannot(
+            f"apt on this machine has no package lists of Debian {CODENAME}", remedy="run apt-get update first"
+        )
+    return tuple(targets)
+
+
+def make_base(targets: Sequence[Target], *, cache: Path, report: Reporter) -> Path:
+    """Run mmdebstrap on ``targets`` and return the tar in ``cache``, named by its SHA-256.
+
+    Twice from the same lists gives the same bytes; it takes half a minute to a minute and 420 MB.
+
+    :raises BuildError: mmdebstrap is missing or failed; the tail of what it said is the detail.
+    """
+    if shutil.which("mmdebstrap") is None:
+        raise _cannot("mmdebstrap is not installed", remedy="run apt-get install mmdebstrap")
+    cache.mkdir(parents=True, exist_ok=True)
+    report.say(f"making the Debian {CODENAME} base with mmdebstrap (about a minute)")
+    with TemporaryDirectory(dir=cache, prefix=".make-") as made:
+        tar = Path(made) / "base.tar"
+        tail: deque[str] = deque(maxlen=_TAIL)
+        with subprocess.Popen(
+            _command(tar), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, errors="replace",
+            env=os.environ | {"SOURCE_DATE_EPOCH": str(EPOCH), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"},
+        ) as process:  # fmt: skip
+            if process.stdin:
+                process.stdin.write("".join(f"{target.line}\n" for target in targets))
+                process.stdin.close()
+            for line in process.stdout or ():
+                tail.append(line.rstrip())
+                report.log(line.rstrip())
+        if process.returncode:
+            raise _cannot(f"mmdebstrap failed with exit status {process.returncode}", detail="\n".join(tail))
+        digest = sha256_of(tar)
+        return tar.replace(cache / f"{digest}.tar")
+
+
+def base_config(tar_digest: str) -> tuple[str, bytes]:
+    """Return the image id and the config of the base whose layer is the tar with this SHA-256."""
+    created = "2025-01-01T00:00:00Z"
+    config: dict[str, Any] = {
+        "architecture": "amd64",
+        "config": {"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "Cmd": ["/bin/bash"]},
+        "created": created,
+        "history": [{"created": created, "created_by": f"reprobox bootstrap {SCRIPT}"}],
+        "os": "linux",
+        "rootfs": {"diff_ids": [f"sha256:{tar_digest}"], "type": "layers"},
+    }
+    text = json.dumps(config, sort_keys=True, separators=(",", ":")).encode()
+    return f"sha256:{hashlib.sha256(text).hexdigest()}", text
+
+
+def load_base(client: docker.DockerClient, tar: Path, tar_digest: str) -> str:
+    """Load the base tar into the engine as an image of one layer and return its id.
+
+    :raises EngineError: the engine refused it.
+    """
+    import docker.errors
+
+    image_id, config = base_config(tar_digest)
+    try:
+        with patient(client):
+            client.images.load(cast("bytes", _archive(tar, image_id, config)))  # the stubs know no iterator
+    except docker.errors.DockerException as error:
+        raise EngineError("the engine did not load the bootstrapped base", detail=str(error)) from error
+    return image_id
+
+
+def _archive(tar: Path, image_id: str, config: bytes) -> Iterator[bytes]:
+    """Yield the ``docker load`` archive of one layer, so that the tar needs no second copy on disk."""
+    name = f"{image_id.removeprefix('sha256:')}.json"
+    manifest = json.dumps([{"Config": name, "RepoTags": [tag_of(image_id)], "Layers": ["layer.tar"]}]).encode()
+    for member, content in (("manifest.json", manifest), (name, config)):
+        yield _header(member, len(content)) + content + _padding(len(content))
+    size = tar.stat().st_size
+    yield _header("layer.tar", size)
+    with tar.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            yield chunk
+    yield _padding(size) + bytes(2 * _BLOCK)
+
+
+def tag_of(image_id: str) -> str:
+    """Return the local name of a base that no registry names; BuildKit finds no base by id alone."""
+    return f"reprobox-base:{image_id.removeprefix('sha256:')[:12]}"
+
+
+def _header(name: str, size: int) -> bytes:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mtime = size, EPOCH
+    return entry.tobuf(format=tarfile.GNU_FORMAT)
+
+
+def _padding(size: int) -> bytes:
+    return bytes(-size % _BLOCK)
+
+
+def _command(tar: Path) -> list[str]:
+    command = ["mmdebstrap", "--variant=minbase", f"--mode={'root' if os.geteuid() == 0 else 'unshare'}"]
+    command += ["--architectures=amd64", "--components=main", f"--include={','.join(PACKAGES)}"]
+    command += [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in _LEFT_OUT]
+    command += [f"--customize-hook={hook}" for hook in _HOOKS]
+    return [*command, CODENAME, str(tar), "-"]
+
+
+def _key(targets: Sequence[Target]) -> str:
+    """Digest what decides the base: the package lists, the packages and this script, its own version included."""
+    parts = [f"script {SCRIPT}", " ".join(_command(Path("base.tar")))]
+    parts += [f"{target.line.split()[2]} {sha256_of(target.listing)}" for target in targets]
+    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
+
+
+def _cached(cache: Path, key: str) -> str | None:
+    note = cache / "by-input" / key
+    digest = note.read_text(encoding="ascii").strip() if note.is_file() else ""
+    return digest if len(digest) == hashlib.sha256().digest_size * 2 else None
+
+
+def _has(client: docker.DockerClient, image_id: str) -> bool:
+    import docker.errors
+
+    try:
+        image = client.images.get(image_id)
+    except docker.errors.ImageNotFound:
+        return False
+    image.tag(tag_of(image_id))  # the build asks by this name, and someone may have removed it
+    return True
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=path.parent, prefix=".write-") as made:
+        new = Path(made) / path.name
+        new.write_text(text, encoding="ascii")
+        new.replace(path)
+
+
+def _cannot(why: str, *, remedy: str | None = None, detail: str | None = None) -> BuildError:
+    other = "pass an image with --base REF"
+    return BuildError(
+        f"the base cannot be bootstrapped: {why}", remedy=f"{remedy}, or {other}" if remedy else other, detail=detail
+    )

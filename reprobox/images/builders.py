@@ -1,0 +1,181 @@
+"""The two ways to have the engine build a context: its classic builder, and BuildKit through a docker client."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO, TYPE_CHECKING, Final
+
+from reprobox.engines.digests import patient
+from reprobox.errors import BuildError, EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import docker
+    from reprobox.images import Reporter
+
+_TAIL: Final = 40  # lines of the log that an error keeps
+_STEP: Final = re.compile(r"Step (\d+)/(\d+) : ")
+_BUILT: Final = re.compile(r"Successfully built ([0-9a-f]{12,64})")
+_ANSI: Final = re.compile(r"\x1b\[[0-9;]*m")
+_FIRST_WITHOUT_BUILDKIT: Final = 23  # docker clients from 23.0 on need the buildx plugin to speak BuildKit
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildJob:
+    """One build for either builder: the context tar (on disk), the ARGs, the name, the steps' network, the cache."""
+
+    context: IO[bytes]
+    args: Mapping[str, str]
+    tag: str
+    network: str
+    no_cache: bool
+
+
+@dataclass(kw_only=True)
+class _Log:
+    """Passes each line on and keeps the last ones for the error."""
+
+    report: Reporter
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL))
+
+    def take(self, text: str) -> None:
+        for line in _ANSI.sub("", text).splitlines():
+            if line.strip():
+                self.tail.append(line.rstrip())
+                self.report.log(line.rstrip())
+
+    def failed(self, why: str) -> BuildError:
+        return BuildError(f"the image could not be built: {why}", detail="\n".join(self.tail))
+
+
+def build_classic(job: BuildJob, *, client: docker.DockerClient, report: Reporter) -> str:
+    """Build with the engine's own builder and return the id of the image that came out.
+
+    The id is read from the answer and never from the tag, which another build may have moved meanwhile.
+
+    :raises BuildError: a step failed.
+    :raises EngineError: the engine refused the build.
+    """
+    import docker.errors
+
+    log, built = _Log(report=report), ""
+    try:
+        with patient(client), _CountedFile(job.context, report) as context:
+            for message in client.api.build(
+                fileobj=context, custom_context=True, decode=True, rm=True, forcerm=True, timeout=None,
+                tag=job.tag, buildargs=dict(job.args), network_mode=job.network, nocache=job.no_cache,
+            ):  # fmt: skip
+                if "errorDetail" in message or "error" in message:
+                    why = (message.get("errorDetail") or {}).get("message") or message.get("error")
+                    raise log.failed(_short(_ANSI.sub("", str(why)).strip()))
+                text = str(message.get("stream", ""))
+                log.take(text)
+                if step := _STEP.match(text):
+                    report.progress("building", int(step[1]), int(step[2]))
+                if found := _BUILT.search(text):
+                    built = built or found[1]
+                if isinstance(message.get("aux"), dict):
+                    built = message["aux"].get("ID", built)
+            if not built:
+                raise log.failed("the engine ended the build without naming an image")
+            return str(client.images.get(built).attrs["Id"])
+    except docker.errors.APIError as error:
+        raise EngineError("the engine refused the build", detail=str(error.explanation or error)) from error
+
+
+def build_buildkit(job: BuildJob, *, client: docker.DockerClient, report: Reporter) -> str:
+    """Build with the BuildKit of the engine, through a docker client that speaks it, and return the image's id.
+
+    :raises BuildError: no such client is installed, or a step failed.
+    """
+    program, has_buildx = buildkit_client()
+    log = _Log(report=report)
+    with TemporaryDirectory(prefix="reprobox-") as made:
+        id_file = Path(made) / "id"
+        command = [program, "build", "--progress=plain", "--iidfile", str(id_file)]
+        command += ["--tag", job.tag, "--network", job.network]
+        command += [part for name, value in job.args.items() for part in ("--build-arg", f"{name}={value}")]
+        command += ["--no-cache"] if job.no_cache else []
+        command += ["--load", "--provenance=false"] if has_buildx else []
+        with subprocess.Popen(
+            [*command, "-"], stdin=job.context, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            errors="replace", env=os.environ | _daemon_of(client) | {"DOCKER_BUILDKIT": "1"},
+        ) as process:  # fmt: skip
+            for line in process.stdout or ():
+                log.take(line)
+        if process.returncode or not id_file.is_file():
+            raise log.failed(_short(next((line for line in reversed(log.tail) if line), "no output")))
+        return id_file.read_text(encoding="ascii").strip()
+
+
+def buildkit_client() -> tuple[str, bool]:
+    """Return the docker client to build with, and whether it has buildx.
+
+    Up to 22 the client speaks BuildKit itself; later ones leave it to the buildx plugin.
+
+    :raises BuildError: there is no client that can.
+    """
+    folders = [*os.environ.get("PATH", os.defpath).split(os.pathsep), "/usr/bin"]
+    seen = []
+    for program in dict.fromkeys(str(Path(folder) / "docker") for folder in folders if folder):
+        if not os.access(program, os.X_OK):
+            continue
+        if _answer(program, "buildx", "version") is not None:
+            return program, True
+        version = re.search(r"version (\d+)\.", _answer(program, "--version") or "")
+        if version and int(version[1]) < _FIRST_WITHOUT_BUILDKIT:
+            return program, False
+        seen.append(program)
+    why = f"{', '.join(seen)} lacks the buildx plugin" if seen else "no docker client is installed"
+    raise BuildError(
+        f"BuildKit cannot be used: {why}", remedy="install docker-buildx, or build with the classic builder"
+    )
+
+
+def _answer(*command: str) -> str | None:
+    """Return what a program says, or None when it fails."""
+    done = subprocess.run(command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    return done.stdout if done.returncode == 0 else None
+
+
+def _daemon_of(client: docker.DockerClient) -> dict[str, str]:
+    """Return the environment that sends a docker client to the same daemon, and to no remote builder.
+
+    docker-py keeps the path of a unix socket in its HTTP adapter only.
+    """
+    socket = getattr(getattr(client.api, "_custom_adapter", None), "socket_path", None)
+    if socket:
+        return {"DOCKER_HOST": f"unix://{socket}", "BUILDX_BUILDER": "default"}
+    host = re.sub(r"^https?://", "tcp://", str(client.api.base_url))
+    return {"DOCKER_HOST": host, "BUILDX_BUILDER": "default"} if host.startswith("tcp://") else {}
+
+
+def _short(text: str) -> str:
+    """Return the last line of an answer, which is the one that says what failed."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else text
+
+
+class _CountedFile(io.FileIO):
+    """A file that reports how much of it was read: sending the wheels is the longest silence of a CUDA build."""
+
+    def __init__(self, opened: IO[bytes], report: Reporter) -> None:
+        super().__init__(opened.fileno(), closefd=False)
+        self._report, self._total = report, os.fstat(opened.fileno()).st_size
+        self._sent = self._said = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        chunk = super().read(-1 if size is None else size)
+        self._sent += len(chunk)
+        if self._sent - self._said >= self._total // 100 and chunk:
+            self._said = self._sent
+            self._report.progress("sending the context", self._sent, self._total)
+        return chunk

@@ -1,0 +1,308 @@
+"""``reprobox run`` on a real Docker Engine, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+from support.engine import boxes_left
+from support.programs import DRAWS, RANKS
+
+pytestmark = pytest.mark.engine
+TWINS = 3
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(docker, docker_client):
+    yield
+    assert boxes_left(docker_client, {run.name for run in docker.runs()}) == []
+    for run in docker.runs():
+        assert json.loads((run / "manifest.json").read_text())["end"], "a run's record was not completed"
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (["true"], 0),
+        (["false"], 1),
+        (["sh", "-c", "exit 72"], 72),
+        (["/no/such"], 127),
+        (["nosuchcmd"], 127),
+        (["/etc"], 126),
+        (["sh", "-c", "exit 125"], 125),
+        (["sh", "-c", "exit 126"], 126),
+        (["sh", "-c", "kill -SEGV $$"], 139),
+        (["sh", "-c", "kill -ABRT $$"], 134),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else str(v),
+)
+def test_the_exit_code_and_whose_it_is(docker, command, code):
+    assert docker.run(*command, check=False).returncode == code
+    manifest = docker.manifest()
+    assert manifest["exit_code"] == code
+    ours = command[0] in ("/no/such", "nosuchcmd", "/etc")
+    assert manifest["exit_code_of"] == ("reprobox" if ours else "command")
+    assert manifest["outcome"] == ("refused" if ours else "exited")
+    assert manifest["stage"] == ("exec-failed" if ours else "exec")
+
+
+def test_the_tail_belongs_to_the_command_with_and_without_the_dashes(docker):
+    docker.write("t.py", "import sys, random; print(sys.argv[1:], random.random())")
+    expected = docker.run("python", "t.py", "--seed", "9", "--", "-q", flags=("--seed", "1")).stdout
+    assert expected.startswith("['--seed', '9', '--', '-q']")
+    argv = docker.argv("python", "t.py", "--seed", "9", "--", "-q", flags=("--seed", "1"))
+    argv.remove("--")
+    assert docker.call(*argv).stdout == expected
+
+
+def ways():
+    child = "import subprocess; subprocess.run(['python', 'draws.py'], check=True)"
+    return {
+        "python": ["python", "draws.py"],
+        "python -m": ["python", "-m", "draws"],
+        # -I ignores PYTHONHASHSEED, so the order of sets stays free; the generators are the hook's to seed.
+        "python -I": ["python", "-I", "-c", "import random, numpy; print(random.random(), numpy.random.rand())"],
+        "shebang": ["./draws"],
+        "child": ["python", "-c", child],
+        "a venv's python": [
+            "sh",
+            "-c",
+            "python -m venv --without-pip /tmp/v && /tmp/v/bin/python -c 'import random; print(random.random(), {*\"abcdef\"})'",
+        ],
+        "a system-site venv's python": [
+            "sh",
+            "-c",
+            "python -m venv --without-pip --system-site-packages /tmp/v && /tmp/v/bin/python -I -c 'import random; print(random.random())'",
+        ],
+    }
+
+
+@pytest.mark.parametrize("how", list(ways()))
+def test_a_program_is_seeded_however_it_is_started(docker, how):
+    docker.write("draws.py", DRAWS)
+    docker.write("draws", "#!/usr/bin/env python\n" + DRAWS, executable=True)
+    command = ways()[how]
+    first = docker.run(*command).stdout
+    assert first
+    assert docker.run(*command).stdout == first
+    assert docker.run(*command, flags=("--seed", "43")).stdout != first
+    without = {docker.run(*command, flags=("--profile", "off")).stdout for _ in range(TWINS)}
+    assert len(without | {first}) == TWINS + 1, "without the recipe the program repeats itself, so this test is void"
+
+
+def test_ranks_under_torchrun_are_seeded_and_differ(docker):
+    docker.write("ranks.py", RANKS)
+    command = ["torchrun", "--nproc-per-node", "2", "ranks.py"]
+    first = sorted(docker.run(*command).stdout.splitlines())
+    assert sorted(docker.run(*command).stdout.splitlines()) == first
+    zero, one = (line.split()[1:] for line in first)
+    assert all(a != b for a, b in zip(zero, one, strict=True))
+
+
+def test_torch_compile_works_in_the_box(docker):
+    program = "import torch; f = torch.compile(lambda x: (x.sin() * 2).sum()); print(f(torch.ones(8)).item())"
+    assert docker.run("python", "-c", program).stdout.startswith("13.46")
+
+
+def test_the_box_is_closed_down(docker):
+    program = r"""
+import json, os, re
+status = open("/proc/self/status").read()
+def writable(path):
+    try:
+        open(path + "/probe", "w").close(); os.unlink(path + "/probe"); return True
+    except OSError:
+        return False
+print(json.dumps({
+    "caps": re.search(r"CapEff:\s*(\w+)", status)[1], "bounding": re.search(r"CapBnd:\s*(\w+)", status)[1],
+    "no_new_privs": re.search(r"NoNewPrivs:\s*(\d)", status)[1], "seccomp": re.search(r"Seccomp:\s*(\d)", status)[1],
+    "writable": [p for p in ("/", "/usr", "/etc", "/opt/venv", "/opt/reprobox", "/var") if writable(p)],
+    "tmp": writable("/tmp"), "home": writable(os.environ["HOME"]), "workspace": writable("/workspace"),
+    "uid": os.getuid(), "gid": os.getgid(), "cwd": os.getcwd(), "pid1": open("/proc/1/comm").read().strip(),
+    "shm": os.statvfs("/dev/shm").f_blocks * os.statvfs("/dev/shm").f_frsize,
+}))
+"""
+    seen = json.loads(docker.run("python", "-c", program, flags=("--seed", "1", "--shm-size", "256m")).stdout)
+    assert seen == {
+        "caps": "0" * 16,
+        "bounding": "0" * 16,
+        "no_new_privs": "1",
+        "seccomp": "2",
+        "writable": [],
+        "tmp": True,
+        "home": True,
+        "workspace": True,
+        "uid": os.getuid(),
+        "gid": os.getgid(),
+        "cwd": "/workspace",
+        "pid1": "tini",
+        "shm": 256 << 20,
+    }
+
+
+def test_files_belong_to_the_caller_and_the_caller_has_a_name(docker):
+    program = "import getpass, pathlib; pathlib.Path('made').write_text(getpass.getuser())"
+    docker.run("python", "-c", program)
+    made = docker.folder / "made"
+    assert (made.stat().st_uid, made.stat().st_gid) == (os.getuid(), os.getgid())
+    assert made.read_text()
+
+
+def test_the_callers_subfolder_is_the_working_directory(docker):
+    (docker.folder / "a" / "b").mkdir(parents=True)
+    assert docker.run("pwd", cwd=docker.folder / "a" / "b").stdout == "/workspace/a/b\n"
+    assert docker.run("pwd", flags=("--seed", "1", "-w", "/tmp")).stdout == "/tmp\n"
+    missing = docker.run("pwd", flags=("--seed", "1", "-w", "/no/such"), check=False)
+    assert missing.returncode == 126
+    assert "/no/such cannot be entered" in missing.stderr
+
+
+def test_environment_volumes_and_network(docker, tmp_path_factory):
+    data = tmp_path_factory.mktemp("data")
+    docker.environment.pop("TZ", None)  # the image's own TZ must go where ours is not set
+    (data / "x").write_text("from the host")
+    env_file = docker.write("env", "# comment\nONE=1\nTWO=a b\n")
+    program = (
+        "import os, socket; print(os.environ['ONE'], os.environ['TWO'], os.environ['THREE'], os.environ['FROM_HOST'], 'TZ' in os.environ,"
+        " open('/data/x').read(), [n for _, n in socket.if_nameindex()])"
+    )
+    flags = [
+        "--seed",
+        "1",
+        "--env-file",
+        env_file,
+        "-e",
+        "THREE=x=y\nz",
+        "-e",
+        "FROM_HOST",
+        "-e",
+        "LANG",
+        "-v",
+        f"{data}:/data:ro",
+    ]
+    done = docker.run("python", "-c", program, flags=(*flags, "--network", "none"), environment={"FROM_HOST": "yes"})
+    assert done.stdout == "1 a b x=y\nz yes False from the host ['lo']\n"
+    readonly = docker.run("sh", "-c", "echo x > /data/y", flags=flags, check=False, environment={"FROM_HOST": "yes"})
+    assert readonly.returncode != 0
+
+
+def test_a_missing_mount_source_is_125_and_is_not_created(docker):
+    done = docker.run("true", flags=("-v", f"{docker.folder}/none:/data"), check=False)
+    assert done.returncode == 125
+    assert "does not exist" in done.stderr
+    assert not (docker.folder / "none").exists()
+
+
+def test_streams_stay_apart_and_stdout_is_the_commands_alone(docker):
+    done = docker.run("sh", "-c", "printf '\\377\\000o'; echo e >&2", text=False)
+    assert done.stdout == b"\xff\x00o"
+    assert [line for line in done.stderr.decode().splitlines() if not line.startswith("reprobox: ")] == ["e"]
+
+
+def test_quiet_says_nothing(docker):
+    assert docker.run("true", flags=("-q",)).stderr == ""
+
+
+def test_a_drawn_seed_is_said_recorded_and_can_be_used_again(docker):
+    first = docker.run("python", "-c", "import random; print(random.random())", flags=())
+    seed = re.search(r"repeat this run with --seed (\d+)", first.stderr)[1]
+    assert docker.manifest()["recipe"] == {**docker.manifest()["recipe"], "seed": int(seed), "seed_was_drawn": True}
+    again = docker.run("python", "-c", "import random; print(random.random())", flags=("--seed", seed))
+    assert again.stdout == first.stdout
+    assert docker.run("python", "-c", "import random; print(random.random())", flags=()).stdout != first.stdout
+
+
+def test_a_dry_run_prints_the_plan_and_leaves_nothing(docker, docker_client):
+    before = len(docker_client.containers.list(all=True))
+    plan = json.loads(docker.run("rm", "-rf", "x", flags=("--seed", "5", "--dry-run")).stdout)
+    assert plan["schema"] == "reprobox.plan/1"
+    assert (plan["recipe"]["seed"], plan["command"]) == (5, ["rm", "-rf", "x"])
+    assert plan["environment_knobs"]["PYTHONHASHSEED"] == "5"
+    assert docker.runs() == []
+    assert len(docker_client.containers.list(all=True)) == before
+
+
+def test_the_manifest_and_the_runs_command(docker, image):
+    docker.run("true", flags=("--seed", "5", "-e", "HF_TOKEN=canary-value", "-e", "PLAIN=1"))
+    docker.run("false", check=False)
+    manifest = json.loads(docker.reprobox("runs", "show", "last~1", "--json").stdout)
+    assert manifest["schema"] == "reprobox.manifest/1"
+    assert manifest["image"]["engine_id"] == image
+    assert manifest["image"]["image_id"].startswith("sha256:")
+    assert manifest["environment"] == {"HF_TOKEN": "(redacted)", "PLAIN": "1"}
+    assert manifest["host"]["cpu"]
+    assert manifest["start"] < manifest["end"]
+    assert "canary-value" not in (docker.runs()[0] / "manifest.json").read_text()
+    listed = json.loads(docker.reprobox("runs", "--json").stdout)
+    assert [run["exit_code"] for run in listed["runs"]] == [0, 1]
+    table = docker.reprobox("runs", "list").stdout
+    assert all(run.name in table for run in docker.runs())
+    assert "reprobox.manifest/1" in docker.reprobox("runs", "show").stdout
+    assert docker.reprobox("runs", "show", "nope", check=False).returncode == 125
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_reaches_the_command_and_ends_it(docker, number, code):
+    process = start(docker, "sh", "-c", "echo ready; exec sleep 60")
+    process.send_signal(number)
+    assert process.wait(timeout=30) == code
+
+
+def test_a_trap_decides_the_exit_code(docker):
+    process = start(docker, "sh", "-c", "trap 'exit 42' TERM; echo ready; while :; do sleep 0.1; done")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 42
+
+
+def test_the_third_signal_kills_a_command_that_ignores_them(docker):
+    process = start(docker, "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done")
+    for _ in range(3):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+    assert process.wait(timeout=30) == 137
+
+
+def test_a_reader_that_goes_away_ends_the_command(docker):
+    process = start(docker, "sh", "-c", "echo ready; while :; do echo line; sleep 0.05; done")
+    process.stdout.close()
+    assert process.wait(timeout=30) == 143
+
+
+def start(docker, *command):
+    """Start a run and wait for its first line."""
+    process = subprocess.Popen(
+        docker.argv(*command),
+        cwd=docker.folder,
+        env=docker.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+@pytest.mark.parametrize("address", ["unix:///no/such.sock", "tcp://127.0.0.1:9"])
+def test_no_daemon_is_125_and_one_line_that_says_what_to_do(docker, address):
+    done = docker.run("true", check=False, environment={"DOCKER_HOST": address})
+    assert (done.returncode, done.stdout) == (125, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert "--engine local" in done.stderr
+
+
+def test_an_image_that_is_not_ours_or_not_there_is_125(docker, docker_client, image):
+    missing = docker.run("true", flags=("--image", "no-such-image:1"), check=False)
+    assert missing.returncode == 125
+    assert "docker pull no-such-image:1" in missing.stderr
+
+
+def test_gpus_that_are_not_there_are_an_error_and_never_a_cpu_run(docker):
+    done = docker.run("true", flags=("--gpus", "0"), check=False)
+    if done.returncode == 0:
+        pytest.fail("this machine has a GPU; the CUDA tests are for it")
+    assert done.returncode == 125
+    assert "--gpus none" in done.stderr

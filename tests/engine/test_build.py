@@ -1,0 +1,245 @@
+"""The image built for real: by both builders, on a base from a registry, and what a failed step leaves."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+import uuid
+
+import pytest
+from reprobox.engines.digests import config_digest_from_archive
+
+from reprobox import __version__
+from reprobox.errors import BuildError, EngineError
+from reprobox.images import BuildRequest, build, config_digest, input_digest, pipeline, sources
+from reprobox.images.base import choose_base, missing_packages
+from reprobox.images.builders import BuildJob, build_buildkit, build_classic
+from reprobox.images.context import context_file
+
+pytestmark = pytest.mark.engine
+
+# Every file, link and mode under /opt, and what is in each file.
+LIST_OPT = """
+find /opt -printf '%y %m %U:%G %p %l\\n' | sort
+find /opt -type f -print0 | sort -z | xargs -0 sha256sum
+"""
+
+
+class Said:
+    def __init__(self):
+        self.lines, self.logged = [], []
+
+    def say(self, line):
+        self.lines.append(line)
+
+    def progress(self, label, done, total):
+        pass
+
+    def log(self, line):
+        self.logged.append(line)
+
+
+@pytest.fixture
+def own_name(monkeypatch, docker_client):
+    """Another version, and so another local name, that a test may build under and that is removed afterwards."""
+    version = f"0.0.0.test{uuid.uuid4().hex[:8]}"
+    monkeypatch.setattr(sources, "__version__", version)
+    yield version
+    for found in docker_client.images.list("reprobox"):
+        for tag in found.tags:
+            if version in tag:
+                docker_client.images.remove(tag)
+
+
+@pytest.fixture
+def base_of_image(docker_client, image):
+    """What to pass as ``base`` to stand on the same base as the shared image."""
+    labels = docker_client.images.get(image).labels
+    record = labels["reprobox.base"]
+    return "bootstrap" if record.startswith("bootstrap@") else labels["org.opencontainers.image.base.name"]
+
+
+def run(client, image, script, **options):
+    container = client.containers.create(image, ["-c", script], entrypoint="/bin/sh", network_mode="none", **options)
+    try:
+        container.start()
+        status = container.wait()["StatusCode"]
+        return status, container.logs(stderr=False).decode(), container.logs(stdout=False).decode()
+    finally:
+        container.remove(force=True)
+
+
+def build_small(builder, client, tmp_path, dockerfile):
+    """Build a Dockerfile of a line or two under a name of its own; returns the id and that name."""
+    name = f"reprobox-test:{uuid.uuid4().hex[:12]}"
+    with context_file({"Dockerfile": dockerfile.encode(), "file": b"content"}, tmp_path) as context:
+        job = BuildJob(context=context, args={}, tag=name, network="none", no_cache=True)
+        return builder(job, client=client, report=Said()), name
+
+
+def test_what_is_built_already_is_returned_without_fetching_a_wheel(docker_client, image, monkeypatch):
+    monkeypatch.setattr(pipeline, "collect", lambda *_, **__: pytest.fail("wheels were asked for"))
+    result = build(BuildRequest(), client=docker_client, report=Said())
+    assert result.reused
+    assert result.builder is None
+    assert result.engine_id == image
+    assert result.image_id == config_digest(docker_client, image)
+
+
+def test_the_labels_say_version_variant_lock_input_and_base(docker_client, image):
+    labels = docker_client.images.get(image).labels
+    assert labels["reprobox.version"] == labels["org.opencontainers.image.version"] == __version__
+    assert labels["reprobox.variant"] == "cpu"
+    assert labels["reprobox.box-protocol"] == "1"
+    assert labels["reprobox.input"] == input_digest("cpu")
+    assert labels["reprobox.lock"].startswith("sha256:")
+    assert labels["reprobox.base"].endswith(labels["org.opencontainers.image.base.digest"])
+    assert f"torch=={labels['reprobox.torch']} " in sources.ImageInput.read("cpu").lock
+
+
+def test_the_default_user_is_unprivileged_with_a_home_and_nothing_of_the_image_is_his(docker_client, image):
+    script = 'id -u; id -un; test -w "$HOME" && test -w /workspace && find /opt -writable ! -type l | head -3'
+    status, out, err = run(docker_client, image, script)
+    assert (status, out.split()) == (0, ["1000", "box"]), err
+
+
+def test_bytecode_is_there_for_every_module_and_is_never_checked_against_a_date(docker_client, image):
+    script = """/opt/venv/bin/python -IS - <<'END'
+import pathlib
+flags = {}
+for root in ("/opt/venv/lib", "/opt/reprobox/lib"):
+    for module in pathlib.Path(root).rglob("*.py"):
+        made = module.parent / "__pycache__" / f"{module.stem}.cpython-311.pyc"
+        kind = made.read_bytes()[4] if made.exists() else None
+        flags.setdefault(kind, []).append(module.name)
+print(sorted(flags, key=str), flags.get(None))
+END"""
+    status, out, err = run(docker_client, image, script)
+    assert (status, out) == (0, "[1, None] ['py312_intrinsics.py']\n"), err
+
+
+def test_torch_compile_finds_its_compiler_with_a_read_only_root(docker_client, image):
+    program = "import torch; print(torch.compile(lambda x: (x.sin() * 2).sum())(torch.zeros(64)).item())"
+    container = docker_client.containers.create(
+        image, ["python", "-c", program], environment={"REPROBOX_SEED": "7", "REPROBOX_SELFTEST": "off"},
+        read_only=True, tmpfs={"/tmp": "exec"}, network_mode="none",
+    )  # fmt: skip
+    try:
+        container.start()
+        assert container.wait()["StatusCode"] == 0, container.logs().decode()
+        assert container.logs(stderr=False) == b"0.0\n"
+    finally:
+        container.remove(force=True)
+
+
+def test_buildkit_and_the_classic_builder_make_the_same_files(docker_client, image, base_of_image, own_name):
+    request = BuildRequest(builder="buildkit", base=base_of_image)
+    result = build(request, client=docker_client, report=Said())
+    assert (result.builder, result.reused) == ("buildkit", False)
+    classic, buildkit = (run(docker_client, each, LIST_OPT)[1] for each in (image, result.engine_id))
+    assert len(classic.splitlines()) > 10_000
+    assert set(classic.splitlines()) ^ set(buildkit.splitlines()) == set()
+
+
+def test_two_images_with_another_file_are_told_apart(docker_client, image, tmp_path):
+    text = f"FROM {image}\nUSER root\nRUN echo '#' >> /opt/reprobox/lib/reprobox/errors.py\n"
+    changed, name = build_small(build_classic, docker_client, tmp_path, text)
+    try:
+        same, other = (run(docker_client, each, LIST_OPT)[1] for each in (image, changed))
+        assert len(set(same.splitlines()) ^ set(other.splitlines())) == 2
+    finally:
+        docker_client.images.remove(name)
+
+
+@pytest.fixture
+def registry(tmp_path):
+    """A registry of its own on 127.0.0.1, which every engine takes without TLS; gives its address."""
+    program = shutil.which("docker-registry")
+    if program is None:
+        pytest.skip("docker-registry is not installed (apt-get install docker-registry)")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    config = tmp_path / "registry.yml"
+    config.write_text(
+        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {tmp_path / 'registry'}}}}}\n"
+        f"http: {{addr: '127.0.0.1:{port}'}}\n"
+    )
+    process = subprocess.Popen([program, "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_the_base_of_a_registry_is_recorded_by_the_digest_it_had(docker_client, image, registry, own_name, tmp_path):
+    name = f"{registry}/team/base"
+    record = docker_client.images.get(image).labels["reprobox.base"]
+    source = record.removeprefix("bootstrap@")
+    try:
+        docker_client.images.get(source).tag(name, tag="1")
+        pushed = [line for line in docker_client.api.push(name, tag="1", stream=True, decode=True) if "aux" in line]
+        digest = pushed[-1]["aux"]["Digest"]
+        docker_client.images.remove(f"{name}:1")
+
+        result = build(BuildRequest(base=f"{name}:1"), client=docker_client, report=Said())
+        labels = docker_client.images.get(result.engine_id).labels
+        assert result.base == labels["reprobox.base"] == labels["org.opencontainers.image.base.digest"] == digest
+        assert labels["org.opencontainers.image.base.name"] == f"{name}:1"
+        assert build(BuildRequest(base=f"{name}@{digest}"), client=docker_client, report=Said()).reused
+    finally:
+        for reference in (f"{name}:1", *docker_client.images.get(source).attrs["RepoDigests"]):
+            if reference in _names(docker_client, source):
+                docker_client.images.remove(reference)
+
+
+def _names(client, image):
+    attrs = client.images.get(image).attrs
+    return [name for name in (*attrs["RepoTags"], *attrs["RepoDigests"]) if name.startswith("127.0.0.1:")]
+
+
+def test_a_base_the_registry_lacks_is_an_error_in_the_registrys_words(docker_client, registry, tmp_path):
+    with pytest.raises(EngineError, match="cannot be pulled") as failure:
+        choose_base(f"{registry}/team/absent:1", client=docker_client, cache=tmp_path, report=Said())
+    assert "unknown" in failure.value.detail or "not found" in failure.value.detail
+
+
+def test_what_a_base_lacks_is_listed_and_the_bootstrapped_base_lacks_nothing(docker_client, image, tmp_path):
+    source = docker_client.images.get(image).labels["reprobox.base"].removeprefix("bootstrap@")
+    text = f"FROM {source}\nRUN rm /usr/bin/tini /usr/bin/g++\n"
+    bare, name = build_small(build_classic, docker_client, tmp_path, text)
+    try:
+        chosen = choose_base(bare, client=docker_client, cache=tmp_path, report=Said())
+        assert chosen.record == bare
+        assert missing_packages(chosen, client=docker_client) == "g++ tini"
+        docker_client.images.remove(chosen.source)
+    finally:
+        docker_client.images.remove(name)
+    whole = choose_base(source, client=docker_client, cache=tmp_path, report=Said())
+    assert missing_packages(whole, client=docker_client) == ""
+
+
+@pytest.mark.parametrize("builder", [build_classic, build_buildkit])
+def test_a_failing_step_is_an_error_with_the_tail_of_its_log(docker_client, image, tmp_path, builder):
+    tag = docker_client.images.get(image).tags[0]
+    with pytest.raises(BuildError) as failure:
+        build_small(builder, docker_client, tmp_path, f"FROM {tag}\nRUN echo the-reason >&2; exit 3\n")
+    assert "the-reason" in failure.value.detail
+    assert "3" in failure.value.message
+
+
+@pytest.mark.parametrize("builder", [build_classic, build_buildkit])
+def test_the_config_digest_read_from_the_archive_is_the_engines_id(docker_client, tmp_path, builder):
+    built, name = build_small(builder, docker_client, tmp_path, "FROM scratch\nCOPY file /file\nLABEL a=b\n")
+    try:
+        assert config_digest_from_archive(docker_client.api.get_image(built)) == config_digest(docker_client, built)
+        assert config_digest(docker_client, name) == docker_client.images.get(name).id == built
+    finally:
+        docker_client.images.remove(name)

@@ -1,0 +1,158 @@
+"""What every engine promises, asked of the fake, of this machine and of Docker alike."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+
+import pytest
+
+from reprobox.engines import BoxSpec, EngineName, Exit, Mount, open_engine
+from reprobox.engines.fake import FakeEngine, Script
+from reprobox.errors import EngineError
+
+ENGINES = [
+    "fake",
+    pytest.param("local", marks=pytest.mark.local),
+    pytest.param("docker", marks=pytest.mark.engine),
+]
+
+
+@pytest.fixture(params=ENGINES)
+def make(request, tmp_path):
+    """Returns a function that makes a box for a shell command; the fake is told what the command would do."""
+    kind = request.param
+    image = request.getfixturevalue("image") if kind == "docker" else None
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    run_dir.chmod(0o777)
+
+    def box(command, script):
+        spec = BoxSpec(
+            run_id=f"contract-{time.time_ns()}",
+            name=f"reprobox-contract-{time.time_ns()}",
+            image=image,
+            command=tuple(command),
+            directory="/",
+            environment={
+                "REPROBOX_SEED": "1",
+                "REPROBOX_QUIET": "on",
+                "REPROBOX_RUN_DIR": "/run/reprobox/run" if kind == "docker" else str(run_dir),
+                "PATH": None if kind == "docker" else "/usr/bin:/bin",
+            },
+            mounts=(Mount(source=str(run_dir), target="/run/reprobox/run"),),
+            tmpfs={"/tmp": "rw,exec,mode=1777"},
+        )
+        engine = FakeEngine(script=script) if kind == "fake" else open_engine(EngineName(kind))
+        return engine.create(spec)
+
+    return box
+
+
+def finish(box):
+    seen = {"stdout": b"", "stderr": b""}
+
+    def write(stream, data):
+        seen[stream] += data
+
+    with box:
+        box.attach()
+        box.start()
+        box.stream(write)
+        return box.wait(), seen["stdout"], seen["stderr"]
+
+
+def test_the_exit_code_is_the_commands(make):
+    ended, _, _ = finish(make(["/bin/sh", "-c", "exit 72"], Script(exit=Exit(code=72))))
+    assert ended == Exit(code=72)
+
+
+def test_streams_stay_apart(make):
+    script = Script(output=[("stdout", b"o\n"), ("stderr", b"e\n")])
+    assert finish(make(["/bin/sh", "-c", "echo o; echo e >&2"], script))[1:] == (b"o\n", b"e\n")
+
+
+def test_every_byte_value_survives(make):
+    everything = bytes(range(256))
+    octal = "".join(f"\\{i:03o}" for i in range(256))
+    script = Script(output=[("stdout", everything)])
+    assert finish(make(["/bin/sh", "-c", f"printf '{octal}'"], script))[1] == everything
+
+
+def test_two_hundred_lines_and_an_instant_exit_are_complete(make):
+    lines = b"".join(b"line %d\n" % i for i in range(200))
+    script = Script(output=[("stdout", lines)])
+    for _ in range(5):
+        assert (
+            finish(make(["/bin/sh", "-c", "i=0; while [ $i -lt 200 ]; do echo line $i; i=$((i+1)); done"], script))[1]
+            == lines
+        )
+
+
+def test_a_signal_reaches_the_command(make):
+    box = make(
+        ["/bin/sh", "-c", "trap 'exit 42' TERM; echo ready; while :; do sleep 0.1; done"],
+        Script(output=[("stdout", b"ready\n")], exit=Exit(code=42)),
+    )
+
+    def write(_stream, data):
+        if b"ready" in data:
+            threading.Thread(target=box.signal, args=(signal.SIGTERM,)).start()
+
+    with box:
+        box.attach()
+        box.start()
+        box.stream(write)
+        assert box.wait().code == 42
+
+
+def test_an_untrapped_signal_is_128_and_its_number(make):
+    ended, _, _ = finish(make(["/bin/sh", "-c", "kill -SEGV $$"], Script(exit=Exit(code=139))))
+    assert ended.code == 139
+
+
+def test_a_signal_after_the_end_is_no_error(make):
+    box = make(["/bin/true"], Script())
+    with box:
+        box.attach()
+        box.start()
+        box.stream(lambda _stream, _data: None)
+        box.wait()
+        box.signal(signal.SIGTERM)
+
+
+@pytest.mark.engine
+def test_a_box_is_gone_after_the_block_however_far_it_came(docker_client, image):
+    engine = open_engine(EngineName.DOCKER)
+
+    def names():
+        return [c.name for c in docker_client.containers.list(all=True) if c.name.startswith("reprobox-gone-")]
+
+    for step in range(3):
+        spec = BoxSpec(
+            run_id="gone",
+            name=f"reprobox-gone-{step}",
+            image=image,
+            command=("sleep", "60"),
+            directory="/",
+            environment={"REPROBOX_SEED": "1"},
+        )
+        with pytest.raises(ZeroDivisionError), engine.create(spec) as box:
+            assert names()
+            if step > 0:
+                box.attach()
+            if step > 1:
+                box.start()
+            raise ZeroDivisionError
+        assert names() == []
+
+
+@pytest.mark.engine
+def test_a_name_that_is_taken_is_an_error_and_leaves_the_other_alone(docker_client, image):
+    engine = open_engine(EngineName.DOCKER)
+    spec = BoxSpec(run_id="n", name="reprobox-taken", image=image, command=("true",), directory="/", environment={})
+    with engine.create(spec):
+        with pytest.raises(EngineError, match="already in use"):
+            engine.create(spec)
+        assert docker_client.containers.get("reprobox-taken")

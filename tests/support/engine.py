@@ -1,0 +1,46 @@
+"""The engine the tests use, and what they look at in it."""
+
+from __future__ import annotations
+
+import functools
+import sys
+
+import pytest
+
+from reprobox.engines.docker import connect
+from reprobox.errors import EngineUnavailable
+from reprobox.images import BuildRequest, build
+from reprobox.runs.plan import RUN_LABEL
+
+
+@functools.cache
+def connected_client():
+    try:
+        return connect()
+    except EngineUnavailable as error:
+        pytest.skip(str(error))
+
+
+class Quiet:
+    """A build's reporter that keeps to the log of the test."""
+
+    def say(self, line):
+        sys.stderr.write(line + "\n")
+
+    def log(self, line):
+        sys.stderr.write(line)
+
+    def progress(self, label, done, total):
+        pass
+
+
+@functools.cache
+def built_image(client):
+    return build(BuildRequest(variant="cpu"), client=client, report=Quiet()).engine_id
+
+
+def boxes_left(client, run_ids):
+    """Containers of these runs that are still there, whatever their state."""
+    return [
+        c.name for c in client.containers.list(all=True, filters={"label": RUN_LABEL}) if c.labels[RUN_LABEL] in run_ids
+    ]

@@ -1,0 +1,258 @@
+import hashlib
+import io
+import json
+import tarfile
+from types import SimpleNamespace
+
+import docker.errors
+import pytest
+
+from reprobox.engines.digests import config_digest, config_digest_from_archive
+from reprobox.errors import BuildError, EngineError, UsageError
+from reprobox.images import BuildResult, base, bootstrap, builders
+from reprobox.images.base import Base, choose_base, same_base
+from reprobox.images.builders import BuildJob, build_classic
+
+DIGEST = "sha256:" + "d" * 64
+IMAGE_ID = "sha256:" + "1" * 64
+
+
+class Said:
+    def __init__(self):
+        self.lines, self.logged = [], []
+
+    def say(self, line):
+        self.lines.append(line)
+
+    def progress(self, label, done, total):
+        pass
+
+    def log(self, line):
+        self.logged.append(line)
+
+
+class FakeClient:
+    """As much of an engine as choosing a base asks for."""
+
+    def __init__(self, *, present=None, answers=(), status=()):
+        self.present = present or {}
+        self.tagged = []
+        self.images = SimpleNamespace(get=self._get)
+        self.api = SimpleNamespace(timeout=60, pull=lambda *_, **__: iter(answers), get_image=lambda _: iter(answers))
+        self.status = list(status)
+
+    def info(self):
+        return {"DriverStatus": self.status}
+
+    def _get(self, name):
+        if name not in self.present:
+            raise docker.errors.ImageNotFound(f"no such image: {name}")
+        return SimpleNamespace(attrs=self.present[name], tag=self.tagged.append)
+
+
+def choose(asked, client, said=None):
+    return choose_base(asked, client=client, cache=None, report=said or Said())
+
+
+def test_the_digest_recorded_is_the_one_the_pull_answered():
+    client = FakeClient(answers=[{"status": "Pulling"}, {"status": f"Digest: {DIGEST}"}])
+    assert choose("debian:12", client) == Base(
+        source=f"docker.io/library/debian@{DIGEST}", digest=DIGEST, record=DIGEST, name="docker.io/library/debian:12"
+    )
+
+
+def test_a_failed_pull_of_a_base_that_was_asked_for_is_an_error_and_nothing_replaces_it():
+    said = Said()
+    with pytest.raises(EngineError) as failure:
+        choose("debian:12", FakeClient(answers=[{"error": "no such host"}]), said)
+    assert failure.value.detail == "no such host"
+    assert said.lines == []
+
+
+def test_a_pull_that_names_no_digest_is_an_error():
+    with pytest.raises(EngineError, match="digest"):
+        choose("debian:12", FakeClient(answers=[{"status": "Done"}]))
+
+
+def test_a_base_by_digest_that_is_there_is_not_pulled():
+    client = FakeClient(present={f"docker.io/library/debian@{DIGEST}": {"Id": IMAGE_ID, "RepoDigests": ["x"]}})
+    assert choose(f"debian@{DIGEST}", client).record == DIGEST
+
+
+def test_a_base_no_registry_knows_is_recorded_by_its_image_id_and_has_no_name():
+    client = FakeClient(
+        present={"docker.io/library/mine:1": {"Id": IMAGE_ID, "RepoDigests": []}, IMAGE_ID: {"Id": IMAGE_ID}}
+    )
+    chosen = choose("mine:1", client)
+    assert (chosen.record, chosen.name) == (IMAGE_ID, "")
+    assert chosen.source == "reprobox-base:111111111111"
+
+
+def test_with_no_base_asked_and_no_registry_the_base_is_bootstrapped_and_each_step_said(monkeypatch):
+    monkeypatch.setattr(base, "locked_base", lambda: None)
+    monkeypatch.setattr(base, "bootstrap", lambda *_, **__: IMAGE_ID)
+    said = Said()
+    chosen = choose(None, FakeClient(answers=[{"error": "no such host"}]), said)
+    assert chosen.record == f"bootstrap@{IMAGE_ID}"
+    assert "the lock names no base" in said.lines[0]
+    assert "no such host" in said.lines[1]
+    assert "bootstrapping" in said.lines[1]
+
+
+def test_the_base_the_lock_names_is_taken_and_never_replaced(monkeypatch):
+    monkeypatch.setattr(base, "locked_base", lambda: base.reference.parse(f"debian@{DIGEST}"))
+    assert choose(None, FakeClient(answers=[{"status": f"Digest: {DIGEST}"}])).record == DIGEST
+    with pytest.raises(EngineError):
+        choose(None, FakeClient(answers=[{"error": "no such host"}]))
+
+
+@pytest.mark.parametrize(
+    ("asked", "same"),
+    [
+        ("debian:12", True), ("docker.io/library/debian:12", True), (f"debian@{DIGEST}", True), ("debian:13", False),
+        ("debian", False), ("bootstrap", False), (DIGEST, True), (IMAGE_ID, False),
+    ],
+)  # fmt: skip
+def test_a_built_image_is_compared_with_the_base_that_is_asked_for(asked, same):
+    labels = {"reprobox.base": DIGEST, "org.opencontainers.image.base.name": "docker.io/library/debian:12"}
+    assert same_base(asked, labels) is same
+
+
+def test_a_bootstrapped_image_is_told_by_its_label():
+    assert same_base("bootstrap", {"reprobox.base": f"bootstrap@{IMAGE_ID}"})
+    with pytest.raises(UsageError):
+        same_base("A/B", {})
+
+
+def archive(config_name, config=b'{"os":"linux"}', manifest=None, *, manifest_first=True):
+    """A ``docker save`` archive with a layer in the middle, in chunks of an awkward size."""
+    entries = [{"Config": config_name, "Layers": ["layer.tar"]}] if manifest is None else manifest
+    members = [(config_name, config), ("blobs/sha256/layer", b"\x1f\x8b" + bytes(5000))]
+    members.insert(0 if manifest_first else 2, ("manifest.json", json.dumps(entries).encode()))
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, content in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    whole = out.getvalue()
+    return [whole[at : at + 777] for at in range(0, len(whole), 777)]
+
+
+@pytest.mark.parametrize("name", ["0123.json", "blobs/sha256/0123"])
+@pytest.mark.parametrize("manifest_first", [True, False])
+def test_the_config_digest_is_computed_from_the_archive_wherever_the_manifest_lies(name, manifest_first):
+    expected = "sha256:" + hashlib.sha256(b'{"os":"linux"}').hexdigest()
+    assert config_digest_from_archive(archive(name, manifest_first=manifest_first)) == expected
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [[], [b"no tar" * 200], archive("a.json", manifest=[]), archive("a.json", manifest=[{"Config": "b.json"}])],
+)
+def test_an_archive_that_holds_no_image_is_an_error(chunks):
+    with pytest.raises(EngineError, match="archive"):
+        config_digest_from_archive(chunks)
+
+
+def test_with_the_containerd_store_the_config_digest_is_not_the_engines_id():
+    present = {"x": {"Id": IMAGE_ID}}
+    assert config_digest(FakeClient(present=present), "x") == IMAGE_ID
+    store = [["driver-type", "io.containerd.snapshotter.v1"]]
+    client = FakeClient(present=present, answers=archive("blobs/sha256/0123"), status=store)
+    assert config_digest(client, "x") == "sha256:" + hashlib.sha256(b'{"os":"linux"}').hexdigest()
+    assert client.api.timeout == 60
+
+
+def test_the_bootstrapped_bases_id_follows_from_its_tar_alone():
+    image_id, config = bootstrap.base_config("a" * 64)
+    assert image_id == "sha256:" + hashlib.sha256(config).hexdigest()
+    assert bootstrap.base_config("b" * 64)[0] != image_id
+    assert json.loads(config)["rootfs"]["diff_ids"] == ["sha256:" + "a" * 64]
+
+
+def test_without_mmdebstrap_the_way_out_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(bootstrap.shutil, "which", lambda _: None)
+    with pytest.raises(BuildError, match=r"apt-get install mmdebstrap, or pass an image with --base"):
+        bootstrap.make_base((), cache=tmp_path, report=Said())
+
+
+def test_without_apt_the_way_out_is_named(monkeypatch):
+    def missing(*_, **__):
+        raise FileNotFoundError("apt-get")
+
+    monkeypatch.setattr(bootstrap.subprocess, "run", missing)
+    with pytest.raises(BuildError, match="--base REF"):
+        bootstrap.apt_targets()
+
+
+def test_apt_lists_of_another_release_do_not_make_a_base(monkeypatch, tmp_path):
+    listing = tmp_path / "Packages"
+    listing.write_text("")
+    row = f"deb http://example.org trixie main|trixie|main|{listing}\n"
+    monkeypatch.setattr(bootstrap.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=row))
+    with pytest.raises(BuildError, match="apt-get update"):
+        bootstrap.apt_targets()
+
+
+def classic(answers, tmp_path, present=None):
+    context = tmp_path / "context.tar"
+    context.write_bytes(b"")
+    client = FakeClient(present=present)
+    client.api.build = lambda **_: iter(answers)
+    said = Said()
+    with context.open("rb") as opened:
+        job = BuildJob(context=opened, args={}, tag="x:1", network="none", no_cache=False)
+        return build_classic(job, client=client, report=said), said
+
+
+def test_a_failed_step_is_an_error_with_the_tail_of_the_log_and_no_colours(tmp_path):
+    answers = [{"stream": "Step 1/2 : RUN x\n"}, {"stream": "\x1b[91mwhy it failed\x1b[0m\n"}]
+    answers.append({"errorDetail": {"code": 1, "message": "The command 'x' returned a non-zero code: 1"}})
+    with pytest.raises(BuildError, match="non-zero code: 1") as failure:
+        classic(answers, tmp_path)
+    assert failure.value.detail == "Step 1/2 : RUN x\nwhy it failed"
+
+
+@pytest.mark.parametrize(
+    "answers", [[{"aux": {"ID": IMAGE_ID}}], [{"stream": "Successfully built 111111111111\n"}]], ids=["aux", "line"]
+)
+def test_the_id_is_read_from_the_answer(tmp_path, answers):
+    present = {IMAGE_ID: {"Id": IMAGE_ID}, "111111111111": {"Id": IMAGE_ID}}
+    assert classic(answers, tmp_path, present)[0] == IMAGE_ID
+
+
+def test_a_build_that_names_no_image_is_an_error(tmp_path):
+    with pytest.raises(BuildError, match="without naming an image"):
+        classic([{"stream": "Step 1/1 : FROM x\n"}], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ({"--version": "Docker version 28.2.2, build x", "buildx": "v0.14"}, True),
+        ({"--version": "Docker version 20.10.24+dfsg1, build x", "buildx": None}, False),
+        ({"--version": "Docker version 28.2.2, build x", "buildx": None}, None),
+    ],
+)
+def test_a_docker_client_that_speaks_buildkit_is_found_or_the_way_out_named(monkeypatch, tmp_path, answers, expected):
+    program = tmp_path / "docker"
+    program.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(builders, "_answer", lambda *command: answers[command[1]])
+    if expected is None:
+        with pytest.raises(BuildError, match="buildx"):
+            builders.buildkit_client()
+    else:
+        assert builders.buildkit_client() == (str(program), expected)
+
+
+def test_the_result_is_a_versioned_document():
+    result = BuildResult(
+        image_id=DIGEST, engine_id=DIGEST, builder="classic", reused=False, variant="cpu", tag="x:1", base=DIGEST,
+        input="0", lock="sha256:0", seconds=1.23456,
+    )  # fmt: skip
+    document = json.loads(json.dumps(result.to_json()))
+    assert document["schema"] == "reprobox.build/1"
+    assert document["seconds"] == 1.235
+    assert {"image_id", "engine_id", "builder", "reused"} <= set(document)
