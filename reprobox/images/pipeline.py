@@ -63,6 +63,10 @@ def run_build(request: BuildRequest, *, client: docker.DockerClient, report: Rep
                 engine_id = build_buildkit(job, client=client, report=report)
             case _:
                 assert_never(request.builder)
+    if request.builder == "classic":
+        report.say(
+            "the stages are kept for the next build; docker image prune --filter label=reprobox.stage frees them"
+        )
     built = client.images.get(engine_id).attrs
     return _result(request, built, made_of=made_of, client=client, started=started, reused=False)
 

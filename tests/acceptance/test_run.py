@@ -181,7 +181,7 @@ def test_environment_volumes_and_network(docker, tmp_path_factory):
         "-e",
         "FROM_HOST",
         "-e",
-        "LANG",
+        "TZ",
         "-v",
         f"{data}:/data:ro",
     ]

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import venv
+import zipfile
 
 import pytest
 from support.cli import ROOT, clean_environment
@@ -57,7 +58,8 @@ def test_build_and_run_work_from_the_installed_wheel(installed, docker_client, i
 
 
 def test_the_wheel_carries_what_the_image_is_made_of(installed):
-    (site,) = (installed / "venv/lib").glob("python*/site-packages")
-    names = {str(p.relative_to(site / "reprobox")) for p in (site / "reprobox").rglob("*") if p.is_file()}
-    assert {"_image/Dockerfile", "_image/docker/entrypoint", "_image/docker/locks/cpu.txt", "box/hook.py"} <= names
-    assert not any("__pycache__" in name and "_image" in name for name in names)
+    (wheel,) = (installed / "dist").glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    image = {"Dockerfile", "docker/entrypoint", "docker/make-venv.sh", "docker/locks/cpu.txt", "docker/locks/cuda.txt"}
+    assert {f"reprobox/_image/{name}" for name in image} | {"reprobox/box/hook.py"} <= names
+    assert not any("__pycache__" in name for name in names)

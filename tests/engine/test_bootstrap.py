@@ -6,8 +6,8 @@ import shutil
 import tarfile
 
 import pytest
-from reprobox.engines.digests import config_digest
 
+from reprobox.engines.digests import config_digest
 from reprobox.errors import BuildError
 from reprobox.images.bootstrap import apt_targets, base_config, bootstrap, make_base
 from reprobox.images.pipeline import cache_folder

@@ -9,9 +9,9 @@ import time
 import uuid
 
 import pytest
-from reprobox.engines.digests import config_digest_from_archive
 
 from reprobox import __version__
+from reprobox.engines.digests import config_digest_from_archive
 from reprobox.errors import BuildError, EngineError
 from reprobox.images import BuildRequest, build, config_digest, input_digest, pipeline, sources
 from reprobox.images.base import choose_base, missing_packages
