@@ -209,8 +209,7 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if step == 1 or step % 10 == 0 or step == args.steps:
-            report(f"step {step:3d}/{args.steps}  loss {loss.item():.4f}  lr {schedule.get_last_lr()[0]:.4f}")
+        report(f"step {step:3d}/{args.steps}  loss {loss.item():.4f}  lr {schedule.get_last_lr()[0]:.4f}")
         schedule.step()
 
     if lead:
