@@ -37,13 +37,10 @@ FROM base
 COPY --from=venv /opt/venv /opt/venv
 COPY --from=box /opt/reprobox /opt/reprobox
 
-# The interpreter's own sitecustomize becomes the hook's, for programs started with `python -I`, which reads no
-# PYTHONPATH; its old bytecode goes, since bytecode that is never checked would win over the new file. The user is
-# written straight into the files: useradd stamps the day into /etc/shadow. HOME and /workspace take any `docker run -u`.
-RUN stdlib="$(/usr/bin/python3 -IS -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
- && rm -f "$stdlib"/__pycache__/sitecustomize.*.pyc \
- && ln -sfn /opt/reprobox/lib/reprobox/box/site/sitecustomize.py "$stdlib/sitecustomize.py" \
- && PYTHONHASHSEED=0 /usr/bin/python3 -IS -m compileall -q --invalidation-mode unchecked-hash "$stdlib/sitecustomize.py" \
+# The hook, and the default user: written straight into the files, since useradd stamps the day into /etc/shadow. HOME and
+# /workspace take any `docker run -u`.
+COPY docker/install-hook.sh /opt/reprobox/install-hook.sh
+RUN /bin/sh /opt/reprobox/install-hook.sh \
  && { grep -q '^[^:]*:[^:]*:1000:' /etc/group || echo 'box:x:1000:' >> /etc/group; } \
  && { grep -q '^[^:]*:[^:]*:1000:' /etc/passwd || echo 'box:x:1000:1000:box:/home/box:/bin/bash' >> /etc/passwd; } \
  && install -d -m 1777 -o 1000 -g 1000 /home/box /workspace

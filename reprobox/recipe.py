@@ -420,6 +420,12 @@ class Recipe:
         }
         return variables if self.seed is None else {"REPROBOX_SEED": str(self.seed), **variables}
 
+    def to_words(self, run_dir: str = "") -> dict[str, str]:
+        """Return the recipe as the hook reads it: plain strings, with the rank variables it is to look at."""
+        words = {k.removeprefix("REPROBOX_").lower(): v for k, v in self.to_variables().items()}
+        words["ranks"] = ",".join(RANK_VARIABLES)
+        return {**words, "run_dir": run_dir} if run_dir else words
+
     def to_json(self) -> dict[str, str | int | bool | None]:
         """Return the recipe as it stands in manifests and in ``recipe.json``."""
         return {

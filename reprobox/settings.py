@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -21,6 +21,7 @@ from reprobox.recipe import (
     VARIABLES,
     Profile,
     RankSeeds,
+    Recipe,
     parse_choice,
     parse_seed,
     parse_switch,
@@ -122,6 +123,13 @@ SETTINGS: tuple[Setting[Any], ...] = (
         help="pin the CPU instruction set, so that two CPU models can agree",
     ),
     Setting(
+        name="force_seed",
+        flag="--force-seed",
+        default=False,
+        parse=parse_switch,
+        help="fold the program's own seed calls into the recipe's seed",
+    ),
+    Setting(
         name="engine",
         flag="--engine",
         default=EngineName.DOCKER,
@@ -211,6 +219,10 @@ class Settings:
     def value(self, name: str) -> Any:
         """Return just the value of the setting called ``name``."""
         return self.resolve(name).value
+
+    def recipe(self) -> Recipe:
+        """Return the recipe the settings describe; its seed is ``None`` where none was given."""
+        return Recipe(**{field.name: self.value(field.name) for field in fields(Recipe)})
 
 
 def _parse(setting: Setting[T], text: str, name: str) -> T:

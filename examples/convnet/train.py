@@ -165,9 +165,7 @@ def main() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        print(
-            f"step {step:3d}/{args.steps}  loss {loss.item():.4f}  lr {schedule.get_last_lr()[0]:.4f}", flush=True
-        )
+        print(f"step {step:3d}/{args.steps}  loss {loss.item():.4f}  lr {schedule.get_last_lr()[0]:.4f}", flush=True)
         schedule.step()
 
     held_out = Stripes(TRAINING_IMAGES, VALIDATION_IMAGES, augmented=False)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -17,7 +19,6 @@ from reprobox.errors import BoxError, CommandNotExecutable, CommandNotFound, Rec
 from reprobox.recipe import (
     IMAGE_ENVIRONMENT,
     KNOBS,
-    RANK_VARIABLES,
     BoxSettings,
     Profile,
     Recipe,
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 RECIPE_VARIABLE = "_REPROBOX_RECIPE"
 """Where the hook of every child finds the recipe (``hook.VARIABLE``)."""
+
+RECIPE_FILE = "/run/reprobox/recipe.json"
+"""Where the CLI mounts the recipe (``hook.RECIPE_FILE``)."""
 
 SITE = Path(__file__).resolve().parent / "site"
 
@@ -56,6 +60,9 @@ def main(argv: Sequence[str] | None = None, *, image_environment: Mapping[str, s
             for note in notes:
                 _say(note)
         _record_stage(run_dir, "exec", required=True)
+        _sign_the_ledger(run_dir, arguments.command, environment)
+        if image_environment and not Path(RECIPE_FILE).exists():
+            _leave_recipe(recipe, run_dir)
     except ReproboxError as error:
         _say(str(error))
         _record_stage(run_dir, "exec-failed" if isinstance(error, CommandNotExecutable) else "refused")
@@ -131,18 +138,10 @@ def box_environment(
                 )
             notes.append(f"{knob.name}={present} is yours and stays; the recipe would set {wanted}")
     result.update(recipe.to_variables())
-    result[RECIPE_VARIABLE] = _recipe_words(recipe)
+    result[RECIPE_VARIABLE] = " ".join(f"{key}={value}" for key, value in recipe.to_words().items())
     path = [str(SITE), *(p for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p and p != str(SITE))]
     result["PYTHONPATH"] = os.pathsep.join(path)
     return result, notes
-
-
-def _recipe_words(recipe: Recipe) -> str:
-    words = {key: value for key, value in recipe.to_json().items() if value is not None}
-    switches = {True: "on", False: "off"}
-    rendered = {key: switches[value] if isinstance(value, bool) else str(value) for key, value in words.items()}
-    rendered["ranks"] = ",".join(RANK_VARIABLES)
-    return " ".join(f"{key}={value}" for key, value in rendered.items())
 
 
 def _enter(directory: str | None) -> None:
@@ -239,6 +238,47 @@ def _record_stage(run_dir: str | None, stage: str, *, required: bool = False) ->
                 f"the run folder {run_dir} cannot be written ({os.strerror(error.errno or errno.EIO)})",
                 remedy="unset REPROBOX_RUN_DIR or mount a folder there that this user may write",
             ) from error
+
+
+def _leave_recipe(recipe: Recipe, run_dir: str | None) -> None:
+    """Leave the recipe for children with an emptied environment, where no CLI has mounted it: this user's, read-only."""
+    import json
+
+    target = Path(f"/tmp/.reprobox-recipe-{os.getuid()}.json")
+    try:
+        temporary = target.with_name(f"{target.name}.{os.getpid()}")
+        temporary.touch(mode=0o600, exist_ok=False)
+        temporary.write_text(json.dumps({"words": recipe.to_words(run_dir or "")}), encoding="utf-8")
+        temporary.chmod(0o444)
+        temporary.replace(target)
+    except OSError:
+        _say("children started with an empty environment will not be seeded: /tmp cannot be written")
+
+
+def _sign_the_ledger(run_dir: str | None, command: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Note this process, which the command takes over, when the command is Python: its hook must sign as well."""
+    if not run_dir or not _is_python(command[0], environment):
+        return
+    try:
+        with (Path(run_dir) / "ledger").open("a", encoding="utf-8") as ledger:
+            ledger.write(f"main {os.getpid()} {' '.join(' '.join(command[:4]).split())}\n")
+    except OSError:
+        return  # the stage was written a moment ago; what goes wrong here is not worth stopping a run for
+
+
+def _is_python(program: str, environment: Mapping[str, str]) -> bool:
+    """Say whether ``program`` is a Python interpreter, or a script whose first line names one."""
+    found = shutil.which(program, path=environment.get("PATH"))
+    if found is None:
+        return False
+    if re.fullmatch(r"python[0-9.]*", Path(found).name):
+        return True
+    try:
+        with Path(found).open("rb") as file:
+            first = file.readline(256)
+    except OSError:
+        return False
+    return first.startswith(b"#!") and b"python" in first
 
 
 def _say(line: str) -> None:

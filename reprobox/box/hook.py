@@ -1,8 +1,8 @@
 """Reaches every Python process: applies the recipe right after the program imports random, numpy or torch.
 
 Runs at the start of every interpreter, so it imports nothing that CPython has not loaded by then, and reads the recipe
-from one variable of plain words that the entrypoint wrote. The work itself is in ``seeding.py``, loaded by the first
-import it has something to do for.
+from one variable of plain words that the entrypoint wrote. The work itself is in the modules beside this one, loaded by
+the first import they have something to do for.
 """
 
 import os
@@ -11,17 +11,33 @@ import sys
 VARIABLE = "_REPROBOX_RECIPE"
 """Where the entrypoint leaves the recipe for its children, as ``key=value`` words."""
 
-TARGETS = ("random", "numpy.random", "torch")
-"""The modules whose generators the recipe seeds."""
+RECIPE_FILE = "/run/reprobox/recipe.json"
+"""The recipe again, for children started with an empty environment; mounted read-only by the CLI."""
+
+TARGETS = {
+    "random": "seeding",
+    "numpy.random": "seeding",
+    "torch": "seeding",
+    "subprocess": "children",
+    "multiprocessing.context": "children",
+    "multiprocessing.pool": "children",
+    "multiprocessing.process": "children",
+    "concurrent.futures.process": "children",
+}
+"""The modules after whose import there is something to do, and which module of ours does it."""
 
 recipe = {}
 """The recipe of this process, as the entrypoint wrote it; empty where the hook has nothing to do."""
 
+lineage = []
+"""How this process came from the first by forking: ``["f0", "f2"]`` is the third fork of the first fork."""
 
-def read_recipe(environment):
-    """Return the recipe in ``environment`` as a dict of strings, empty when there is none."""
-    text = environment.get(VARIABLE, "")
-    return dict(word.split("=", 1) for word in text.split())
+_forks = [0]
+
+
+def fallback_file():
+    """Return where the entrypoint leaves the recipe when there is no CLI to mount :data:`RECIPE_FILE`."""
+    return f"/tmp/.reprobox-recipe-{os.getuid()}.json"  # noqa: S108  trusted only if owned by the caller
 
 
 def install():
@@ -30,10 +46,54 @@ def install():
     if recipe.get("profile", "off") == "off":
         return
     sys.meta_path.insert(0, _Finder())
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+    _sign_the_ledger()
     for name in TARGETS:
         # A .pth file of the user's may have imported one before site came to us.
         if name in sys.modules:
             _apply(name)
+
+
+def read_recipe(environment):
+    """Return the recipe as a dict of strings: from ``environment``, else from the file; empty when there is none."""
+    text = environment.get(VARIABLE)
+    if text is None:
+        return _recipe_from_file()
+    return dict(word.split("=", 1) for word in text.split())
+
+
+def _recipe_from_file():
+    for path, anyones in ((RECIPE_FILE, True), (fallback_file(), False)):
+        try:
+            # Not open(): under -S the hook begins before the interpreter has its builtins for files.
+            file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            status = os.fstat(file)
+            if not anyones and (status.st_uid != os.getuid() or status.st_mode & 0o022):
+                continue  # somebody else's file in a folder that everybody may write
+            text = os.read(file, 1 << 16)
+        finally:
+            os.close(file)
+        import json  # only for a process whose environment was emptied
+
+        return {key: str(value) for key, value in json.loads(text)["words"].items()}
+    return {}
+
+
+def load(name):
+    """Return the module ``name`` beside this file, loaded once under a private name."""
+    private = "_reprobox_" + name
+    module = sys.modules.get(private)
+    if module is None:
+        path = os.path.join(os.path.dirname(__file__), name + ".py")
+        module = type(sys)(private)
+        module.__file__ = path
+        code = sys.modules["_frozen_importlib_external"].SourceFileLoader(private, path).get_code(private)
+        exec(code, module.__dict__)
+        sys.modules[private] = module
+    return module
 
 
 def run_the_users_sitecustomize(ours):
@@ -84,20 +144,45 @@ def _apply_after_execution(spec):
 
 def _apply(name):
     try:
-        _seeding().apply(name, sys.modules[name], recipe)
+        load(TARGETS[name]).apply(name, sys.modules[name], recipe)
     except Exception as error:  # the user's program comes first: it runs on, and the gap is said
-        sys.stderr.write(
-            f"reprobox: {name} is not seeded in process {os.getpid()}: {type(error).__name__}: {error}\n",
-        )
+        report_failure(f"{name} is not {'seeded' if TARGETS[name] == 'seeding' else 'watched'}", error)
 
 
-def _seeding():
-    name = "_reprobox_seeding"
-    module = sys.modules.get(name)
-    if module is None:
-        path = os.path.join(os.path.dirname(__file__), "seeding.py")
-        module = type(sys)(name)
-        module.__file__ = path
-        exec(sys.modules["_frozen_importlib_external"].SourceFileLoader(name, path).get_code(name), module.__dict__)
-        sys.modules[name] = module
-    return module
+def report_failure(what, error):
+    """Say on stderr, and in the receipt if that still works, that the hook failed at something."""
+    sentence = f"{what} in process {os.getpid()}: {type(error).__name__}: {error}"
+    sys.stderr.write(f"reprobox: {sentence}\n")
+    try:
+        load("receipt").note("failure", message=sentence)
+    except Exception:  # noqa: S110  stderr has it already
+        pass
+
+
+def _before_fork():
+    _forks[0] += 1
+
+
+def _after_fork_in_child():
+    lineage.append(f"f{_forks[0] - 1}")
+    _forks[0] = 0
+    if "_reprobox_receipt" in sys.modules:
+        load("receipt").after_fork()
+
+
+def _sign_the_ledger():
+    """Leave this process's id in the run folder: a Python process without one was not reached."""
+    folder = run_dir()
+    if not folder:
+        return
+    try:
+        ledger = os.open(os.path.join(folder, "ledger"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        os.write(ledger, f"hook {os.getpid()}\n".encode())
+        os.close(ledger)
+    except OSError:
+        pass  # a run folder that went away takes the receipts with it; the program runs on
+
+
+def run_dir():
+    """Return where this process leaves what it saw, or an empty string."""
+    return os.environ.get("REPROBOX_RUN_DIR") or recipe.get("run_dir", "")

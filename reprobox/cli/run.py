@@ -11,9 +11,8 @@ import typer
 
 from reprobox.cli.console import human_size, say, silent
 from reprobox.engines import EngineName, open_engine
-from reprobox.gpus import GpuRequest, Inventory, take_inventory
+from reprobox.gpus import GpuRequest, Inventory, allocation, take_inventory
 from reprobox.project import Project
-from reprobox.recipe import Recipe
 from reprobox.runs.execute import Output, execute
 from reprobox.runs.images import choose_image
 from reprobox.runs.manifest import first_manifest
@@ -42,10 +41,17 @@ def run(
     profile: Annotated[str | None, typer.Option("--profile", help="strict (default), warn, fast or off.")] = None,
     threads: Annotated[str | None, typer.Option("--threads", help="CPU threads per op; 4 on every machine.")] = None,
     rank_seeds: Annotated[str | None, typer.Option("--rank-seeds", help="offset (seed + rank) or same.")] = None,
-    no_fill: Annotated[bool, typer.Option("--no-fill", help="Leave uninitialised memory as it is: faster.")] = False,
+    fill: Annotated[
+        bool | None, typer.Option("--fill/--no-fill", help="Fill uninitialised memory (default), or not: faster.")
+    ] = None,
     portable: Annotated[
-        bool, typer.Option("--portable", help="Pin the CPU instruction set, so that CPU models agree.")
-    ] = False,
+        bool | None,
+        typer.Option("--portable/--no-portable", help="Pin the CPU instruction set, so that CPU models agree."),
+    ] = None,
+    force_seed: Annotated[
+        bool | None,
+        typer.Option("--force-seed/--no-force-seed", help="Fold the program's own seeds into this one."),
+    ] = None,
     volume: Annotated[list[str] | None, typer.Option("-v", "--volume", help="SOURCE:TARGET[:ro].")] = None,
     env: Annotated[list[str] | None, typer.Option("-e", "--env", help="NAME=VALUE, or NAME to pass yours on.")] = None,
     env_file: Annotated[list[Path] | None, typer.Option("--env-file", help="A file of NAME=VALUE lines.")] = None,
@@ -71,8 +77,9 @@ def run(
         "profile": profile,
         "threads": threads,
         "rank_seeds": rank_seeds,
-        "fill": "off" if no_fill else None,
-        "portable": "on" if portable else None,
+        "fill": _switch(fill),
+        "portable": _switch(portable),
+        "force_seed": _switch(force_seed),
         "image": image,
         "shm_size": shm_size,
         "network": network,
@@ -80,9 +87,7 @@ def run(
         "quiet": "on" if quiet else None,
     }
     settings = Settings.load(flags, project.root)
-    recipe = Recipe(
-        **{key: settings.value(key) for key in ("seed", "profile", "rank_seeds", "threads", "fill", "portable")}
-    )
+    recipe = settings.recipe()
     entries = [line for path in env_file or [] for line in parse_env_file(path)] + (env or [])
     tell = silent if settings.value("quiet") else say
     engine_name: EngineName = settings.value("engine")
@@ -92,7 +97,7 @@ def run(
     checked_name = parse_name(name) if name else None
 
     inventory = take_inventory()
-    chosen = (gpu_request or GpuRequest.parse("all" if inventory.gpus else "none")).resolve(inventory, os.environ)
+    chosen = gpu_request.resolve(inventory, os.environ) if gpu_request else allocation(inventory, os.environ)
     backend = open_engine(engine_name)
     reference, found = choose_image(backend, settings.value("image"), "cuda" if chosen else "cpu")
     if (
@@ -112,7 +117,7 @@ def run(
         name=checked_name,
         mounts=mounts,
         environment=environment,
-        network=settings.value("network"),
+        network=None if network is None and engine_name is EngineName.LOCAL else settings.value("network"),
         shm_bytes=settings.value("shm_size"),
         gpus=chosen,
         quiet=settings.value("quiet"),
@@ -128,6 +133,10 @@ def run(
     _introduce(plan, chosen, inventory, gpu_request, tell)
     manifest = first_manifest(plan, answering, chosen, inventory.driver)
     return execute(plan, backend, record, manifest, Output(), tell)
+
+
+def _switch(value: bool | None) -> str | None:
+    return None if value is None else "on" if value else "off"
 
 
 def _is_cuda(labels: object) -> bool:

@@ -56,10 +56,10 @@ class LocalBox(Box):
         """Nothing to do: the pipes are made with the process."""
 
     def start(self) -> None:
-        environment = {**os.environ, **{k: v for k, v in self.spec.environment.items() if v is not None}}
-        for name, value in self.spec.environment.items():
-            if value is None:
-                environment.pop(name, None)
+        # This machine's settings for reprobox itself are not the box's: the spec carries all that is meant for it.
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("REPROBOX_")}
+        merged = {**inherited, **self.spec.environment}
+        environment = {name: value for name, value in merged.items() if value is not None}
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-IS", str(_LAUNCHER), f"--chdir={self.spec.directory}", "--", *self.spec.command],

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from reprobox.gpus.inventory import Gpu, Inventory
 
-__all__ = ["GpuRequest"]
+__all__ = ["GpuRequest", "allocation"]
 
 _UUID = re.compile(r"(?:GPU|MIG)-[0-9A-Fa-f][0-9A-Fa-f-]*")
 
@@ -62,6 +62,11 @@ class GpuRequest:
             )
         universe = allocation(inventory, environment)
         if self.kind == "all":
+            if not universe:
+                raise GpuError(
+                    "--gpus all cannot be met: CUDA_VISIBLE_DEVICES leaves this process no GPU",
+                    remedy="ask the scheduler for GPUs, or run with --gpus none",
+                )
             return universe
         chosen = tuple(_find(device, universe, self.text) for device in self.devices)
         if len({gpu.uuid for gpu in chosen}) < len(chosen):

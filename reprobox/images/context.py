@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 EPOCH: Final = 1735689600
 """2025-01-01 00:00 UTC: the date of everything reprobox makes, so that no file carries the day it was made."""
 
-_PROGRAMS: Final = frozenset({"docker/entrypoint", "docker/prepare-base.sh", "docker/make-venv.sh"})
+_PROGRAMS: Final = frozenset(
+    {"docker/entrypoint", "docker/install-hook.sh", "docker/make-venv.sh", "docker/prepare-base.sh"}
+)
 
 
 def write_context(files: Mapping[str, Path | bytes], out: IO[bytes]) -> None:

@@ -15,9 +15,11 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from reprobox.errors import ReproboxError
+from reprobox.recipe import Profile
 from reprobox.runs.interrupts import Interrupted, Interrupts
 from reprobox.runs.manifest import Outcome, now
 from reprobox.runs.plan import write_box_files
+from reprobox.runs.receipts import read_receipts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,7 +106,10 @@ def execute(
         raise
     finally:
         shutil.rmtree(record.folder / "box", ignore_errors=True)
-    return _conclude(ended, record, say, update)
+    receipts = read_receipts(record.folder)
+    if plan.recipe.profile is not Profile.OFF and record.stage() == HANDED_OVER:
+        say(receipts.summary())
+    return _conclude(ended, record, say, lambda **fields: update(**fields, receipt=receipts.to_json()))
 
 
 def _run(
@@ -118,6 +123,8 @@ def _run(
     with Interrupts(say) as interrupts:
         if engine.isolates:
             write_box_files(record.folder / "box", plan.recipe)
+        if plan.compile_cache is not None:
+            plan.compile_cache.mkdir(parents=True, exist_ok=True)
         interrupts.raise_if_pending()
         with engine.create(plan.box) as box:
             update(outcome=str(Outcome.CREATED))

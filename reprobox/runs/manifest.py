@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
-import subprocess
 from datetime import UTC, datetime
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reprobox import __version__
 from reprobox.engines import EngineName
+from reprobox.runs.host import git_facts, host_facts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,6 +97,7 @@ def first_manifest(plan: RunPlan, engine: EngineInfo, gpus: tuple[Gpu, ...], dri
         "mounts": [
             {"source": m.source, "target": m.target, "read_only": m.read_only, "kind": m.kind} for m in box.mounts
         ],
+        "caches": [] if plan.compile_cache is None else [str(plan.compile_cache)],
         "network": None if local else box.network,
         "shm_bytes": None if local else box.shm_bytes,
         "user": box.user or f"{os.getuid()}:{os.getgid()}",
@@ -111,62 +110,5 @@ def first_manifest(plan: RunPlan, engine: EngineInfo, gpus: tuple[Gpu, ...], dri
         "exit_code": None,
         "exit_code_of": None,
         "message": None,
-    }
-
-
-def host_facts() -> dict[str, Any]:
-    """Return what of this machine a run's bits can depend on: kernel, CPU model, microcode, vector units, cores."""
-    cpu = _cpu()
-    flags = set(cpu.get("flags", cpu.get("Features", "")).split())
-    vectors = (
-        "sse4_2",
-        "avx",
-        "avx2",
-        "fma",
-        "avx512f",
-        "avx512_bf16",
-        "avx512_vnni",
-        "amx_bf16",
-        "asimd",
-        "sve",
-        "bf16",
-    )
-    return {
-        "kernel": platform.release(),
-        "machine": platform.machine(),
-        "cpu": cpu.get("model name"),
-        "microcode": cpu.get("microcode"),
-        "isa": [name for name in vectors if name in flags],
-        "cores": os.cpu_count(),
-    }
-
-
-def _cpu() -> dict[str, str]:
-    try:
-        first = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n", 1)[0]
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in first.splitlines())
-    return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def git_facts(root: Path) -> dict[str, Any] | None:
-    """Return the commit the project stands at and whether it is changed, or ``None`` where git does not say."""
-    if not (root / ".git").exists():
-        return None
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(root), "status", "--porcelain=v2", "--branch"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=30,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    lines = answer.splitlines()
-    commit = next((line.split()[-1] for line in lines if line.startswith("# branch.oid ")), "(initial)")
-    return {
-        "commit": None if commit == "(initial)" else commit,
-        "dirty": any(not line.startswith("#") for line in lines),
+        "receipt": None,
     }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from reprobox.engines import BoxSpec, EngineName, ImageInfo, Mount
 from reprobox.errors import BoxError, UsageError
 from reprobox.project import WORKSPACE, Project
-from reprobox.recipe import Recipe, SelfTest, draw_seed
+from reprobox.recipe import Profile, Recipe, SelfTest, draw_seed, world_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +22,7 @@ __all__ = ["BOX_HOME", "BOX_RUN_DIR", "RUN_LABEL", "RunPlan", "RunRequest", "mak
 
 BOX_HOME = "/home/box"
 BOX_RUN_DIR = "/run/reprobox/run"
+BOX_CACHE = "/run/reprobox/cache"
 RUN_LABEL = "reprobox.run"
 PIDS_LIMIT = 32768
 """Enough for any training, and a fork bomb in the box leaves the machine alive."""
@@ -43,7 +44,7 @@ class RunRequest:
     name: str | None = None
     mounts: tuple[Mount, ...] = ()
     environment: Mapping[str, str | None] = field(default_factory=dict)
-    network: str = "bridge"
+    network: str | None = None
     shm_bytes: int | None = None
     gpus: tuple[Gpu, ...] = ()
     quiet: bool = False
@@ -51,7 +52,10 @@ class RunRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """Everything that will happen: the recipe with its seed, the box, and what the record says of them."""
+    """Everything that will happen: the recipe with its seed, the box, and what the record says of them.
+
+    ``compile_cache`` is the folder of this machine that the box's Inductor and Triton caches live in, made if missing.
+    """
 
     run_id: str
     request: RunRequest
@@ -59,6 +63,7 @@ class RunPlan:
     seed_was_drawn: bool
     image: ImageInfo | None
     box: BoxSpec
+    compile_cache: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as ``--dry-run`` prints it."""
@@ -90,7 +95,13 @@ def make_plan(request: RunRequest, run_id: str, run_folder: Path, image: ImageIn
     :param image: the image found for the request; ``None`` on the local engine.
     :raises UsageError: where the request contradicts itself.
     """
-    drawn = request.recipe.seed is None
+    drawn = request.recipe.seed is None and request.recipe.profile is not Profile.OFF
+    ranks = world_size({**(os.environ if request.engine is EngineName.LOCAL else {}), **_given(request.environment)})
+    if drawn and ranks > 1:
+        raise UsageError(
+            f"no seed was given and there are {ranks} ranks, which would each draw another",
+            remedy="give every rank the same --seed",
+        )
     recipe = request.recipe.with_seed(draw_seed()) if drawn else request.recipe
     local = request.engine is EngineName.LOCAL
     environment: dict[str, str | None] = {
@@ -107,6 +118,7 @@ def make_plan(request: RunRequest, run_id: str, run_folder: Path, image: ImageIn
         }
     name = request.name or f"reprobox-{run_id.lower()}"
     gpus = tuple(gpu.uuid for gpu in request.gpus)
+    cache = None if image is None else compile_cache(image, request.gpus)
     if local:
         box = BoxSpec(
             run_id=run_id,
@@ -118,8 +130,36 @@ def make_plan(request: RunRequest, run_id: str, run_folder: Path, image: ImageIn
         )
         _refuse_what_local_cannot(request)
     else:
-        box = _container(request, run_id, run_folder, name, environment, gpus, image)
-    return RunPlan(run_id=run_id, request=request, recipe=recipe, seed_was_drawn=drawn, image=image, box=box)
+        box = _container(request, run_id, run_folder, name, environment, gpus, image, cache)
+    return RunPlan(
+        run_id=run_id,
+        request=request,
+        recipe=recipe,
+        seed_was_drawn=drawn,
+        image=image,
+        box=box,
+        compile_cache=cache,
+    )
+
+
+def _given(environment: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if value is not None}
+
+
+def compile_cache(image: ImageInfo, gpus: tuple[Gpu, ...]) -> Path:
+    """Return where this machine keeps what Inductor and Triton compiled for ``image`` on these GPUs (or this CPU).
+
+    Shared by runs: an autotuner that times kernels anew may choose others, and with them other bits.
+    """
+    import hashlib
+
+    from platformdirs import user_cache_path
+
+    from reprobox.runs.host import host_facts
+
+    device = sorted(gpu.name for gpu in gpus) or [str(host_facts()["cpu"]), *host_facts()["isa"]]
+    key = hashlib.sha256("\0".join([image.image_id, *device]).encode()).hexdigest()
+    return user_cache_path("reprobox") / "compile" / key[:24]
 
 
 def _container(
@@ -130,6 +170,7 @@ def _container(
     environment: dict[str, str | None],
     gpus: tuple[str, ...],
     image: ImageInfo | None,
+    cache: Path | None,
 ) -> BoxSpec:
     uid, gid = os.getuid(), os.getgid()
     user = user_name(uid)
@@ -142,6 +183,9 @@ def _container(
         Mount(source=str(run_folder / "box" / "group"), target="/etc/group", read_only=True),
         Mount(source=str(run_folder / "box" / "recipe.json"), target="/run/reprobox/recipe.json", read_only=True),
     ]
+    if cache is not None:
+        own.append(Mount(source=str(cache), target=BOX_CACHE))
+        home |= {"TORCHINDUCTOR_CACHE_DIR": f"{BOX_CACHE}/inductor", "TRITON_CACHE_DIR": f"{BOX_CACHE}/triton"}
     if len(taken) < len(request.mounts):
         raise UsageError("two -v options have the same target", remedy="give each mount a target of its own")
     mounts = [mount for mount in own if mount.target not in taken]
@@ -161,7 +205,7 @@ def _container(
             "/tmp": "rw,exec,nosuid,nodev,mode=1777",
             BOX_HOME: f"rw,exec,nosuid,nodev,mode=0700,uid={uid},gid={gid}",
         },
-        network=request.network,
+        network=request.network or "bridge",
         shm_bytes=request.shm_bytes or default_shm_bytes(),
         gpus=gpus,
         labels={RUN_LABEL: run_id, "reprobox.project": str(request.project.root)},
@@ -184,7 +228,12 @@ def _local_directory(request: RunRequest) -> str:
 
 
 def _refuse_what_local_cannot(request: RunRequest) -> None:
-    for given, flag in ((request.mounts, "-v"), (request.image, "--image"), (request.shm_bytes, "--shm-size")):
+    for given, flag in (
+        (request.mounts, "-v"),
+        (request.image, "--image"),
+        (request.shm_bytes, "--shm-size"),
+        (request.network, "--network"),
+    ):
         if given:
             raise UsageError(
                 f"--engine local has no {flag}: it isolates nothing", remedy=f"drop {flag}, or use --engine docker"
@@ -219,7 +268,10 @@ def box_files(recipe: Recipe) -> dict[str, str]:
     return {
         "passwd": "\n".join(passwd.values()) + "\n",
         "group": "\n".join(group.values()) + "\n",
-        "recipe.json": json.dumps({"schema": "reprobox.recipe/1", **recipe.to_json()}, indent=2) + "\n",
+        "recipe.json": json.dumps(
+            {"schema": "reprobox.recipe/1", **recipe.to_json(), "words": recipe.to_words(BOX_RUN_DIR)}, indent=2
+        )
+        + "\n",
     }
 
 

@@ -94,14 +94,14 @@ def test_out_of_memory_is_said_and_recorded(tmp_path, pipes):
     run = Run(tmp_path, Script(exit=Exit(code=137, out_of_memory=True), on_start=handed_over))
     assert run.go(*pipes) == 137
     assert run.record.manifest()["outcome"] == "out-of-memory"
-    assert "out of memory" in run.said[0]
+    assert any("out of memory" in line for line in run.said)
 
 
 def test_out_of_memory_in_a_child_only_is_a_warning(tmp_path, pipes):
     run = Run(tmp_path, Script(exit=Exit(code=0, out_of_memory=True), on_start=handed_over))
     assert run.go(*pipes) == 0
     assert run.record.manifest()["outcome"] == "exited"
-    assert "the command itself went on" in run.said[0]
+    assert any("the command itself went on" in line for line in run.said)
 
 
 @pytest.mark.parametrize("verb", ["create", "attach", "start", "stream", "wait"])

@@ -25,7 +25,6 @@ NONE = Inventory(missing="there is no NVIDIA driver library", remedy="install th
         ("all", "2,3", [2, 3]),
         ("0", "2,3", [2]),
         ("1,0", "GPU-33aa-3,GPU-0", [0, 3]),
-        ("all", "", []),
         ("all", "1,9,2", [1]),
     ],
 )
@@ -48,6 +47,11 @@ def test_a_malformed_request_is_refused(text):
 def test_a_gpu_that_is_not_there_is_refused_with_the_list_of_what_is(text, environment):
     with pytest.raises(GpuError, match="choose from 0: H200"):
         GpuRequest.parse(text).resolve(FOUR, environment)
+
+
+def test_all_of_an_empty_allocation_is_an_error_and_never_a_cpu_run():
+    with pytest.raises(GpuError, match="leaves this process no GPU"):
+        GpuRequest.parse("all").resolve(FOUR, {"CUDA_VISIBLE_DEVICES": ""})
 
 
 def test_one_gpu_by_two_names_is_refused():

@@ -1,0 +1,159 @@
+"""Processes that this one starts: workers of multiprocessing, pools, and programs run by subprocess."""
+
+import os
+import re
+import sys
+
+_hook = sys.modules["_reprobox_hook"]
+
+_PYTHON = re.compile(r"(?:.*/)?python[0-9.]*")
+
+
+def apply(name, module, recipe):
+    """Watch the just imported ``module`` called ``name``."""
+    {
+        "subprocess": _watch_subprocess,
+        "multiprocessing.context": _pin_start_method,
+        "multiprocessing.process": _watch_process,
+        "multiprocessing.pool": _watch_pool,
+        "concurrent.futures.process": _watch_executor,
+    }[name](module, recipe)
+
+
+def _wrap(owner, name, make):
+    _hook.load("receipt")
+    _hook.load("watch").wrap(owner, name, make)
+
+
+def _watch_subprocess(module, recipe):
+    """Note every child that looks like Python: one that never signs the ledger was not reached."""
+    del recipe
+    if not _hook.run_dir():
+        return
+
+    def make(original):
+        def __init__(self, *arguments, **options):
+            original(self, *arguments, **options)
+            program = _program(self.args)
+            if program is not None and getattr(self, "pid", None):
+                _hook.load("receipt").child(self.pid, program)
+
+        return __init__
+
+    _wrap(module.Popen, "__init__", make)
+
+
+def _program(command):
+    """Return the command line if its program is a Python interpreter, else ``None``."""
+    words = [command] if isinstance(command, (str, bytes, os.PathLike)) else list(command)
+    words = [os.fsdecode(word) for word in words]
+    return " ".join(words[:4]) if words and _PYTHON.fullmatch(words[0]) else None
+
+
+def _pin_start_method(module, recipe):
+    """Keep fork the default start method on Linux; Python 3.14 changed it, and with it the workers' numbers.
+
+    Only the default is set, so a program may still choose its own, once, as without reprobox.
+    """
+    del recipe
+    if sys.platform == "linux" and sys.version_info >= (3, 14):
+        module._default_context._default_context = module._concrete_contexts["fork"]
+
+
+def _watch_process(module, recipe):
+    """Give a spawned worker a stream of its own: a new interpreter would begin with its parent's seed."""
+
+    def make(original):
+        def _bootstrap(self, *arguments, **options):
+            if not _hook.lineage:
+                # What the worker imports from now on is seeded as its own as well.
+                _hook.lineage.append("s" + ".".join(map(str, self._identity)))
+                if "_reprobox_seeding" in sys.modules:
+                    _hook.load("seeding").reseed_all(recipe)
+            _finish_after(self)
+            return original(self, *arguments, **options)
+
+        return _bootstrap
+
+    _wrap(module.BaseProcess, "_bootstrap", make)
+
+
+def _finish_after(process):
+    """End the receipt with the worker: multiprocessing leaves by os._exit, which runs no atexit handlers."""
+    run = process.run
+
+    def run_and_finish():
+        try:
+            run()
+        finally:
+            if "_reprobox_receipt" in sys.modules:
+                _hook.load("receipt").finish()
+
+    process.run = run_and_finish
+
+
+def _watch_pool(module, recipe):
+    """Report draws inside a pool's tasks: which worker takes which task is the operating system's choice."""
+    del recipe
+
+    def make(original):
+        def worker(inqueue, *arguments, **options):
+            _watch_queue(inqueue, "multiprocessing.Pool")
+            return original(inqueue, *arguments, **options)
+
+        return worker
+
+    _wrap(module, "worker", make)
+    _note_workers(module.Pool, "multiprocessing.Pool", lambda pool: pool._processes)
+
+
+def _watch_executor(module, recipe):
+    del recipe
+
+    def make(original):
+        def _process_worker(call_queue, *arguments, **options):
+            _watch_queue(call_queue, "ProcessPoolExecutor")
+            return original(call_queue, *arguments, **options)
+
+        return _process_worker
+
+    _wrap(module, "_process_worker", make)
+    _note_workers(module.ProcessPoolExecutor, "ProcessPoolExecutor", lambda pool: pool._max_workers)
+
+
+def _note_workers(kind, name, count):
+    def make(original):
+        def __init__(self, *arguments, **options):
+            original(self, *arguments, **options)
+            if count(self) > 1:
+                file, line, _ = _hook.load("receipt").caller(through=(os.sep + "multiprocessing" + os.sep,))
+                _hook.load("receipt").note("pool", pool=name, workers=count(self), file=file, line=line)
+
+        return __init__
+
+    _wrap(kind, "__init__", make)
+
+
+def _watch_queue(queue, pool):
+    """Look at the generators each time the worker asks for its next task."""
+    get = queue.get
+    seen = []
+
+    def watched(*arguments, **options):
+        now = _states()
+        if seen and any(seen[0].get(name) != state for name, state in now.items()):
+            _hook.load("receipt").note("pool-draw", pool=pool)
+        seen[:] = [now]
+        task = get(*arguments, **options)
+        seen[:] = [_states()]
+        return task
+
+    queue.get = watched
+
+
+def _states():
+    seeding = sys.modules.get("_reprobox_seeding")
+    if seeding is None:
+        return {}
+    modules = {"random": "random", "numpy": "numpy.random", "torch": "torch"}
+    return {name: seeding._STATES[name](sys.modules[modules[name]]) for name in seeding.originals}

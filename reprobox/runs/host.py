@@ -1,0 +1,69 @@
+"""What of this machine and of the project's checkout a run's record holds."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+__all__ = ["git_facts", "host_facts"]
+
+
+def host_facts() -> dict[str, Any]:
+    """Return what of this machine a run's bits can depend on: kernel, CPU model, microcode, vector units, cores."""
+    cpu = _cpu()
+    flags = set(cpu.get("flags", cpu.get("Features", "")).split())
+    vectors = (
+        "sse4_2",
+        "avx",
+        "avx2",
+        "fma",
+        "avx512f",
+        "avx512_bf16",
+        "avx512_vnni",
+        "amx_bf16",
+        "asimd",
+        "sve",
+        "bf16",
+    )
+    return {
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "cpu": cpu.get("model name"),
+        "microcode": cpu.get("microcode"),
+        "isa": [name for name in vectors if name in flags],
+        "cores": os.cpu_count(),
+    }
+
+
+def _cpu() -> dict[str, str]:
+    try:
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n", 1)[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def git_facts(root: Path) -> dict[str, Any] | None:
+    """Return the commit the project stands at and whether it is changed, or ``None`` where git does not say."""
+    if not (root / ".git").exists():
+        return None
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(root), "status", "--porcelain=v2", "--branch"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    lines = answer.splitlines()
+    commit = next((line.split()[-1] for line in lines if line.startswith("# branch.oid ")), "(initial)")
+    return {
+        "commit": None if commit == "(initial)" else commit,
+        "dirty": any(not line.startswith("#") for line in lines),
+    }
