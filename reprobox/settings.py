@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-__all__ = ["SETTINGS", "Origin", "Resolved", "Setting", "Settings", "parse_size"]
+__all__ = ["SETTINGS", "Origin", "Resolved", "Setting", "Settings", "parse_size", "switch_text"]
 
 T = TypeVar("T")
 
@@ -225,6 +225,13 @@ class Settings:
         return Recipe(**{field.name: self.value(field.name) for field in fields(Recipe)})
 
 
+def switch_text(value: bool | None) -> str | None:
+    """Return ``on`` or ``off`` for an on/off flag of the command line, ``None`` where it was not given."""
+    if value is None:
+        return None
+    return "on" if value else "off"
+
+
 def _parse(setting: Setting[T], text: str, name: str) -> T:
     try:
         return setting.parse(text, name)
@@ -233,9 +240,7 @@ def _parse(setting: Setting[T], text: str, name: str) -> T:
 
 
 def _as_text(value: object) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return str(value)
+    return (switch_text(value) or "") if isinstance(value, bool) else str(value)
 
 
 def _read_project_file(root: Path) -> Mapping[str, object]:

@@ -22,6 +22,7 @@ __all__ = ["app", "run_app"]
 COMMANDS = {
     "run": "Run a command in the box, seeded and recorded.",
     "runs": "List and show recorded runs.",
+    "recipe": "Show what is seeded and fixed, and why.",
     "build": "Build the image.",
 }
 """Every command: the module of this package with its name, and its one-line help."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from reprobox.cli.console import human_size, say, silent
+from reprobox.cli.recipe import knob_table, knobs
 from reprobox.engines import EngineName, open_engine
+from reprobox.errors import UsageError
 from reprobox.gpus import GpuRequest, Inventory, allocation, take_inventory
 from reprobox.project import Project
 from reprobox.runs.execute import Output, execute
@@ -19,7 +22,7 @@ from reprobox.runs.manifest import first_manifest
 from reprobox.runs.options import parse_env_file, parse_environment, parse_name, parse_volume
 from reprobox.runs.plan import RunPlan, RunRequest, make_plan
 from reprobox.runs.store import RunStore, new_run_id
-from reprobox.settings import Settings
+from reprobox.settings import Settings, switch_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,13 +66,16 @@ def run(
     ] = None,
     network: Annotated[str | None, typer.Option("--network", help="bridge (default), none, host or a network.")] = None,
     engine: Annotated[str | None, typer.Option("--engine", help="docker (default) or local.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan as JSON and run nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would happen, and run nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print the plan as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing on stderr.")] = False,
 ) -> int:
     """Run COMMAND in the box: seeded, fixed, recorded. Its output and exit code are passed through.
 
     The project folder (nearest with reprobox.toml, [tool.reprobox] or .git) is mounted at /workspace.
     """
+    if as_json and not dry_run:
+        raise UsageError("run has no --json of its own: stdout belongs to the command", remedy="add --dry-run")
     project = Project.find(Path.cwd())
     flags = {
         "gpus": gpus,
@@ -77,9 +83,9 @@ def run(
         "profile": profile,
         "threads": threads,
         "rank_seeds": rank_seeds,
-        "fill": _switch(fill),
-        "portable": _switch(portable),
-        "force_seed": _switch(force_seed),
+        "fill": switch_text(fill),
+        "portable": switch_text(portable),
+        "force_seed": switch_text(force_seed),
         "image": image,
         "shm_size": shm_size,
         "network": network,
@@ -126,7 +132,7 @@ def run(
     run_id = new_run_id()
     plan = make_plan(request, run_id, store.folder / run_id, found)
     if dry_run:
-        print(json.dumps(plan.to_json(), indent=2))
+        _print_plan(plan, as_json=as_json)
         return 0
     answering = backend.info()
     record = store.create(run_id)
@@ -135,8 +141,24 @@ def run(
     return execute(plan, backend, record, manifest, Output(), tell)
 
 
-def _switch(value: bool | None) -> str | None:
-    return None if value is None else "on" if value else "off"
+def _print_plan(plan: RunPlan, *, as_json: bool) -> None:
+    document = plan.to_json()
+    if as_json:
+        print(json.dumps({**document, "knobs": knobs(plan.recipe)}, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for key in ("engine", "image", "command", "directory", "user", "mounts", "network", "shm_bytes", "gpus"):
+        value = document[key]
+        table.add_row(key, Text(shlex.join(value) if key == "command" else json.dumps(value)))
+    console = Console()
+    console.print(table)
+    console.print(knob_table(plan.recipe))
 
 
 def _is_cuda(labels: object) -> bool:

@@ -219,10 +219,13 @@ def test_a_drawn_seed_is_said_recorded_and_can_be_used_again(docker):
 
 def test_a_dry_run_prints_the_plan_and_leaves_nothing(docker, docker_client):
     before = len(docker_client.containers.list(all=True))
-    plan = json.loads(docker.run("rm", "-rf", "x", flags=("--seed", "5", "--dry-run")).stdout)
+    plan = json.loads(docker.run("rm", "-rf", "x", flags=("--seed", "5", "--dry-run", "--json")).stdout)
     assert plan["schema"] == "reprobox.plan/1"
     assert (plan["recipe"]["seed"], plan["command"]) == (5, ["rm", "-rf", "x"])
     assert plan["environment_knobs"]["PYTHONHASHSEED"] == "5"
+    shown = docker.run("rm", "-rf", "x", flags=("--seed", "5", "--dry-run")).stdout
+    assert all(knob["name"] in shown for knob in plan["knobs"])
+    assert "rm -rf x" in shown
     assert docker.runs() == []
     assert len(docker_client.containers.list(all=True)) == before
 
