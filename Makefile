@@ -31,7 +31,8 @@ setup: $(VENV)/.package ## make .venv and install reprobox into it
 $(VENV)/.package: pyproject.toml
 	@mkdir -p $(LOGS)
 	@echo "setting up $(VENV) (log: $(LOGS)/setup.log)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || \
+	    { rm -rf $(VENV); echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }
 	@{ $(BIN)/python -m pip install --upgrade 'pip>=25.1' && $(BIN)/python -m pip install -e . --group dev; } \
 	    >$(LOGS)/setup.log 2>&1 || { tail -20 $(LOGS)/setup.log; exit 1; }
 	@touch $@

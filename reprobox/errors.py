@@ -14,6 +14,7 @@
     ├── BuildError                   125  the image could not be built
     │   └── ArtefactError            125  a wheel or a package could not be had, or is not the one the lock names
     ├── GpuError                     125  a GPU that was asked for is not there
+    ├── OutputError                  125  the command's output cannot be written on
     └── RecordError                  125  a run's record cannot be found, read or written
 
 This module runs on the host and in the box: standard library and Python 3.10 syntax only.
@@ -36,6 +37,7 @@ __all__ = [
     "EngineUnavailable",
     "GpuError",
     "ImageNotFound",
+    "OutputError",
     "RecipeError",
     "RecordError",
     "ReproboxError",
@@ -112,6 +114,10 @@ class ArtefactError(BuildError):
 
 class GpuError(ReproboxError):
     """A GPU that was asked for is not there or cannot be used."""
+
+
+class OutputError(ReproboxError):
+    """The command's output cannot be written where it was to go."""
 
 
 class RecordError(ReproboxError):

@@ -40,5 +40,5 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 
 def write_json(path: Path, document: Mapping[str, object]) -> None:
-    """Write ``document`` atomically as indented UTF-8 JSON with a final newline."""
-    write_atomically(path, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+    """Write ``document`` atomically as indented JSON with a final newline, in ASCII: a word may hold bytes that are no text."""
+    write_atomically(path, (json.dumps(document, indent=2) + "\n").encode())

@@ -14,6 +14,28 @@ WORKSPACE = PurePosixPath("/workspace")
 """Where the project is mounted in the box."""
 
 
+_SYSTEM = frozenset(
+    Path(name)
+    for name in (
+        "/",
+        "/bin",
+        "/boot",
+        "/dev",
+        "/etc",
+        "/home",
+        "/lib",
+        "/proc",
+        "/root",
+        "/run",
+        "/sbin",
+        "/sys",
+        "/usr",
+        "/var",
+    )
+)
+"""Folders that are a machine's and no project's."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Project:
     """The project's root folder and the caller's folder inside it (both absolute)."""
@@ -29,9 +51,17 @@ class Project:
 
         :raises UsageError: where that would be ``/`` or the home folder, which a box must not be given.
         """
-        directory = directory.resolve()
+        try:
+            directory = directory.resolve(strict=True)
+            home = Path.home().resolve()
+        except OSError as error:
+            raise UsageError(
+                f"the current folder cannot be read ({error.strerror})", remedy="change into another"
+            ) from error
+        except RuntimeError:
+            home = None  # a user without HOME and without a passwd entry
         root = next((folder for folder in (directory, *directory.parents) if _marks_a_project(folder)), directory)
-        if root in (Path("/"), Path.home().resolve()):
+        if root in _SYSTEM or root == home or (home is not None and root in home.parents):
             raise UsageError(
                 f"the project folder would be {root}, all of which the box could then read and write",
                 remedy="change into a folder of the project's own (one with reprobox.toml or .git)",

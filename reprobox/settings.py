@@ -80,8 +80,8 @@ def parse_size(text: str, name: str = "size") -> int:
     :raises UsageError: for anything else.
     """
     match = _SIZE.fullmatch(text)
-    if match and int(match[1]) > 0:
-        return int(match[1]) * _UNITS[(match[2] or "")[:1].lower()]
+    if match and 0 < (size := int(match[1]) * _UNITS[(match[2] or "")[:1].lower()]) < 1 << 63:
+        return size
     raise UsageError(f"{name} cannot be {text!r}", remedy="give a size such as 512m or 8g")
 
 
@@ -92,7 +92,7 @@ def _image(text: str, name: str) -> str:
 
 
 def _network(text: str, name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:-]*", text):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", text):
         raise UsageError(f"{name} cannot be {text!r}", remedy="give bridge, none, host or a network's name")
     return text
 

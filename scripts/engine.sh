@@ -6,11 +6,13 @@
 # Exit 0: an engine answers. Exit 3: none does and this user may not change that; the commands to type were printed.
 set -eu
 
-packages="docker.io iptables mmdebstrap"
+packages="docker.io iptables mmdebstrap uidmap"
 [ "${1:-}" = --tests ] && packages="$packages docker-registry"
 log=${TMPDIR:-/tmp}/reprobox-engine-$(id -u).log
 
-answers() { .venv/bin/python -c 'from reprobox.engines.docker import connect; connect()' 2>/dev/null; }
+probe="from reprobox.engines.docker import connect; connect()"
+answers() { .venv/bin/python -c "$probe" 2>/dev/null; }
+answers_root() { $as_root .venv/bin/python -c "$probe" 2>/dev/null; }
 
 missing() {
     for package in $packages; do
@@ -31,7 +33,7 @@ elif sudo -n true 2>/dev/null; then
 else
     answers && exit 0
     say "no container engine answers, and this user may not install one. Two commands that do:"
-    say "    sudo apt-get install -y docker.io iptables mmdebstrap"
+    say "    sudo apt-get install -y $packages"
     say "    sudo usermod -aG docker $(id -un) && newgrp docker"
     exit 3
 fi
@@ -40,22 +42,32 @@ want=$(missing)
 if [ -n "$want" ]; then
     command -v apt-get >/dev/null || { say "this is not a Debian: install ${want}by hand"; exit 3; }
     say "installing from Debian: $want(log: $log)"
+    # Debian's registry listens on every interface once its service starts; the tests start one of their own.
+    [ ! -d /run/systemd/system ] || $as_root systemctl mask docker-registry.service >/dev/null 2>&1 || true
     $as_root sh -c "{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $want; }" \
         >"$log" 2>&1 || { tail -5 "$log" >&2; exit 1; }
 fi
 
 answers && exit 0
-if [ -d /run/systemd/system ]; then
+if answers_root; then
+    :
+elif [ -d /run/systemd/system ]; then
     say "starting the docker service"
     $as_root systemctl start docker
 else
     say "starting dockerd (log: $log)"
     # shellcheck disable=SC2024  # the log belongs to the caller
     setsid $as_root dockerd >>"$log" 2>&1 </dev/null &
+    [ ! -d .make-logs ] || echo $! >.make-logs/dockerd.pid
 fi
 tries=0
-until answers; do
+until answers_root; do
     tries=$((tries + 1))
     [ $tries -lt 60 ] || { say "dockerd does not answer after a minute:"; tail -5 "$log" >&2; exit 1; }
     sleep 1
 done
+
+answers && exit 0
+say "the engine answers root and not this user, who is not in its group. One command that changes it, for a new login:"
+say "    sudo usermod -aG docker $(id -un) && newgrp docker"
+exit 3

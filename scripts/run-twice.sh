@@ -25,7 +25,7 @@ for turn in first second; do
     # A pipe would hide the exit code of the run; a file shows the lines only at the end. So: both, through a fifo.
     mkfifo "$folder/pipe"
     tee "$folder/$turn" <"$folder/pipe" &
-    reprobox run --engine "$engine" --seed "$seed" -- python "$program" >"$folder/pipe"
+    reprobox run --engine "$engine" --gpus none --seed "$seed" -- python "$program" >"$folder/pipe"
     wait $!
     rm "$folder/pipe"
 done

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None, *, image_environment: Mapping[str, s
         recipe, seed_note = _choose_seed(settings.recipe, os.environ)
         environment, notes = box_environment(os.environ, recipe, image_environment)
         _enter(arguments.directory)
-        _provide_home(environment)
+        notes += _provide_home(environment)
         if not settings.quiet:
             _say(_announcement(recipe, environment, seed_note))
             for note in notes:
@@ -156,19 +156,21 @@ def _enter(directory: str | None) -> None:
         ) from error
 
 
-def _provide_home(environment: dict[str, str]) -> None:
+def _provide_home(environment: dict[str, str]) -> list[str]:
     """Give a user the image does not know a home and a name (libraries call ``getpass.getuser`` and ``expanduser``)."""
     home = environment.get("HOME", "")
+    notes = []
     if not (home and os.access(home, os.W_OK | os.X_OK)):
         replacement = Path(environment.get("TMPDIR", "/tmp")) / f"home-{os.getuid()}"
         try:
             replacement.mkdir(mode=0o700, exist_ok=True)
         except OSError:
-            # A read-only /tmp leaves nowhere to go; the program finds out where it needs a home, if it does.
-            return
+            return ["there is no home folder that this user may write, and /tmp cannot be written either"]
+        notes = [f"HOME={home} cannot be written, so HOME is {replacement}"] if home else []
         environment["HOME"] = str(replacement)
     for name in ("USER", "LOGNAME"):
         environment.setdefault(name, _user_name())
+    return notes
 
 
 def _user_name() -> str:

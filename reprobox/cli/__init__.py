@@ -15,6 +15,10 @@ def main() -> None:
 
         print(f"reprobox {__version__}")
         return
-    from reprobox.cli.app import run_app
+    try:
+        from reprobox.cli.app import run_app
 
-    raise SystemExit(run_app(sys.argv[1:]))
+        code = run_app(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = 130
+    raise SystemExit(code)

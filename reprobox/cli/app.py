@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from reprobox import __version__
+from reprobox.cli.console import say
 from reprobox.errors import ReproboxError
 
 if TYPE_CHECKING:
@@ -131,4 +132,4 @@ def _print_traceback(detail: str | None) -> None:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(f"reprobox: {' '.join(line.split())}\n")
+    say(" ".join(line.split()))

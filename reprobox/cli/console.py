@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import TYPE_CHECKING, Self
@@ -16,8 +17,10 @@ __all__ = ["BuildConsole", "human_size", "say", "silent"]
 
 def say(line: str) -> None:
     """Tell a person ``line``, on stderr: stdout belongs to the command's own output."""
-    sys.stderr.write(f"reprobox: {line}\n")
-    sys.stderr.flush()
+    # A closed stderr, or one that nobody reads any more, is no reason to fail.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(f"reprobox: {line}\n")
+        sys.stderr.flush()
 
 
 def silent(line: str) -> None:

@@ -39,7 +39,7 @@ def recipe(
         "fill": switch_text(fill),
         "portable": switch_text(portable),
     }
-    chosen = Settings.load(flags, Project.find(Path.cwd()).root).recipe()
+    chosen = Settings.load(flags, Project.find(Path()).root).recipe()
     if as_json:
         print(json.dumps({"schema": "reprobox.recipe/1", **chosen.to_json(), "knobs": knobs(chosen)}, indent=2))
         return
@@ -69,7 +69,7 @@ def knob_table(recipe: Recipe) -> Table:
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, title=f"the recipe under the profile {recipe.profile}", title_justify="left")
-    table.add_column("knob", overflow="fold")
+    table.add_column("knob", no_wrap=True)
     table.add_column("value", overflow="fold")
     table.add_column("why, and where that is known from", overflow="fold", ratio=1)
     for knob in knobs(recipe):

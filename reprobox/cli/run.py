@@ -12,21 +12,23 @@ import typer
 
 from reprobox.cli.console import human_size, say, silent
 from reprobox.cli.recipe import knob_table, knobs
-from reprobox.engines import EngineName, open_engine
-from reprobox.errors import UsageError
+from reprobox.engines import EngineName, ImageInfo, open_engine
+from reprobox.errors import GpuError, ImageNotFound, UsageError
 from reprobox.gpus import GpuRequest, Inventory, allocation, take_inventory
 from reprobox.project import Project
 from reprobox.runs.execute import Output, execute
 from reprobox.runs.images import choose_image
+from reprobox.runs.interrupts import Interrupts
 from reprobox.runs.manifest import first_manifest
 from reprobox.runs.options import parse_env_file, parse_environment, parse_name, parse_volume
 from reprobox.runs.plan import RunPlan, RunRequest, make_plan
 from reprobox.runs.store import RunStore, new_run_id
-from reprobox.settings import Settings, switch_text
+from reprobox.settings import Origin, Settings, switch_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from reprobox.engines import Engine
     from reprobox.gpus import Gpu
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -76,7 +78,7 @@ def run(
     """
     if as_json and not dry_run:
         raise UsageError("run has no --json of its own: stdout belongs to the command", remedy="add --dry-run")
-    project = Project.find(Path.cwd())
+    project = Project.find(Path())
     flags = {
         "gpus": gpus,
         "seed": seed,
@@ -98,20 +100,20 @@ def run(
     tell = silent if settings.value("quiet") else say
     engine_name: EngineName = settings.value("engine")
     gpu_request: GpuRequest | None = settings.value("gpus")
-    mounts = tuple(parse_volume(text, Path.cwd()) for text in volume or [])
+    mounts = tuple(parse_volume(text, project.directory) for text in volume or [])
     environment = parse_environment(entries, os.environ)
-    checked_name = parse_name(name) if name else None
+    checked_name = None if name is None else parse_name(name)
 
     inventory = take_inventory()
     chosen = gpu_request.resolve(inventory, os.environ) if gpu_request else allocation(inventory, os.environ)
     backend = open_engine(engine_name)
-    reference, found = choose_image(backend, settings.value("image"), "cuda" if chosen else "cpu")
-    if (
-        gpu_request is None
-        and chosen
-        and engine_name is not EngineName.LOCAL
-        and not _is_cuda(found.labels if found else {})
-    ):
+    reference, found = _image_for(backend, settings, chosen, asked=gpu_request is not None, tell=tell)
+    if engine_name is not EngineName.LOCAL and chosen and not _is_cuda(found):
+        if gpu_request is not None:
+            raise GpuError(
+                f"--gpus {gpu_request.text} was asked for, and {reference} computes on the CPU alone",
+                remedy="choose a cuda image, or --gpus none",
+            )
         chosen = ()
     request = RunRequest(
         command=tuple(command),
@@ -124,8 +126,9 @@ def run(
         mounts=mounts,
         environment=environment,
         network=None if network is None and engine_name is EngineName.LOCAL else settings.value("network"),
-        shm_bytes=settings.value("shm_size"),
+        shm_bytes=settings.value("shm_size") if shm_size or engine_name is not EngineName.LOCAL else None,
         gpus=chosen,
+        gpus_were_asked_for=gpu_request is not None,
         quiet=settings.value("quiet"),
     )
     store = RunStore(project.root)
@@ -134,11 +137,35 @@ def run(
     if dry_run:
         _print_plan(plan, as_json=as_json)
         return 0
-    answering = backend.info()
-    record = store.create(run_id)
-    _introduce(plan, chosen, inventory, gpu_request, tell)
-    manifest = first_manifest(plan, answering, chosen, inventory.driver)
-    return execute(plan, backend, record, manifest, Output(), tell)
+    with Interrupts(tell) as interrupts:
+        answering = backend.info()
+        manifest = first_manifest(plan, answering, chosen, inventory.driver)
+        record = store.create(run_id)
+        _introduce(plan, chosen, inventory, gpu_request, tell)
+        return execute(plan, backend, record, manifest, Output(), interrupts, tell)
+
+
+def _image_for(
+    backend: Engine,
+    settings: Settings,
+    gpus: tuple[Gpu, ...],
+    *,
+    asked: bool,
+    tell: Callable[[str], None],
+) -> tuple[str | None, ImageInfo | None]:
+    """Return the image to run; where there are GPUs that nobody asked for, the CPU image will do, and that is said."""
+    given = settings.resolve("image")
+    if not backend.isolates:
+        # Only what was typed for this run is worth refusing; a project's image is for its other runs.
+        return (given.value if given.origin is Origin.FLAG else None), None
+    try:
+        return choose_image(backend, given.value, "cuda" if gpus else "cpu")
+    except ImageNotFound:
+        if asked or not gpus or given.value is not None:
+            raise
+        found = choose_image(backend, None, "cpu")
+        tell("this machine has GPUs and only the CPU image is built; `reprobox build --variant cuda` builds the other")
+        return found
 
 
 def _print_plan(plan: RunPlan, *, as_json: bool) -> None:
@@ -161,8 +188,8 @@ def _print_plan(plan: RunPlan, *, as_json: bool) -> None:
     console.print(knob_table(plan.recipe))
 
 
-def _is_cuda(labels: object) -> bool:
-    return isinstance(labels, dict) and labels.get("reprobox.variant", "cuda") == "cuda"
+def _is_cuda(image: ImageInfo | None) -> bool:
+    return image is not None and image.labels.get("reprobox.variant", "cuda") == "cuda"
 
 
 def _introduce(

@@ -65,7 +65,7 @@ def show(
 
 
 def _store() -> RunStore:
-    return RunStore(Project.find(Path.cwd()).root)
+    return RunStore(Project.find(Path()).root)
 
 
 def _manifest_or_note(run_id: str, run: Any) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 import docker.errors
 import docker.types
 import requests.exceptions
+import urllib3.exceptions
+from docker.context.config import get_current_context_name
 
 import docker
 from reprobox.engines.base import Box, BoxSpec, Engine, EngineInfo, Exit, ImageInfo, Stream
@@ -103,7 +105,7 @@ class DockerEngine(Engine):
         }
         if spec.gpus:
             host["device_requests"] = [docker.types.DeviceRequest(device_ids=list(spec.gpus), capabilities=[["gpu"]])]
-        with _engine_errors("create the box"):
+        with self._removing_if_unanswered(spec), _engine_errors("create the box"):
             created = api.create_container(
                 image=spec.image,
                 entrypoint=[*ENTRYPOINT, f"--chdir={spec.directory}", "--"],
@@ -115,6 +117,18 @@ class DockerEngine(Engine):
                 host_config=api.create_host_config(**host),
             )
         return DockerBox(self.client, str(created["Id"]), wants_gpus=bool(spec.gpus))
+
+    @contextlib.contextmanager
+    def _removing_if_unanswered(self, spec: BoxSpec) -> Iterator[None]:
+        """Remove a box whose creation timed out here and happened there all the same; the label says that it is ours."""
+        try:
+            yield
+        except EngineUnavailable:
+            with contextlib.suppress(docker.errors.DockerException, requests.exceptions.RequestException):
+                found = self.client.containers.get(spec.name)
+                if found.labels.items() >= dict(spec.labels).items():
+                    found.remove(force=True)
+            raise
 
 
 class DockerBox(Box):
@@ -148,8 +162,13 @@ class DockerBox(Box):
             raise
 
     def stream(self, write: Callable[[Stream, bytes], None]) -> None:
-        for stream, data in _frames(_buffered(self._attached)):
-            write(stream, data)
+        frames = _frames(_buffered(self._attached))
+        while True:
+            with _engine_errors("stream the output"):
+                frame = next(frames, None)
+            if frame is None:
+                return
+            write(*frame)
 
     def signal(self, number: int) -> None:
         # "Not running" (409) and "no such container" (404) mean that it has ended: nothing is left to signal.
@@ -189,7 +208,9 @@ class DockerBox(Box):
                 self.client.api.remove_container(self.id, force=True, v=True)
         except _NoSuchThing:
             return  # somebody else removed it
-        except EngineError:
+        except EngineError as failure:
+            if "already in progress" in str(failure):
+                return  # somebody else is removing it
             # The first failure is the one worth telling; the label lets the box be found and removed later.
             if error is None:
                 raise
@@ -215,12 +236,23 @@ def connect() -> docker.DockerClient:
 
 
 def _chosen_context() -> Any:
-    """Return the context that ``docker context use`` chose, as the docker command would take it; ``None``: the default."""
+    """Return the context that DOCKER_CONTEXT or ``docker context use`` chose; ``None`` for the default.
+
+    :raises EngineUnavailable: when there is no such context: another engine must not quietly take its place.
+    """
     try:
-        context = docker.context.ContextAPI.get_current_context()
-    except (docker.errors.DockerException, OSError, ValueError):
-        return None
-    return context if context is not None and context.Name != "default" else None
+        name = os.environ.get("DOCKER_CONTEXT") or get_current_context_name() or "default"
+        context = None if name == "default" else docker.context.ContextAPI.get_context(name)
+    except (docker.errors.DockerException, OSError, ValueError) as error:
+        raise EngineUnavailable(
+            f"docker's configuration cannot be read ({error})",
+            remedy="correct ~/.docker/config.json, or set DOCKER_HOST",
+        ) from error
+    if name != "default" and context is None:
+        raise EngineUnavailable(
+            f"there is no docker context {name!r}", remedy="see docker context ls, or set DOCKER_HOST"
+        )
+    return context
 
 
 _UNAVAILABLE_REMEDY = (
@@ -250,7 +282,7 @@ def _engine_errors(doing: str) -> Iterator[None]:
         raise _NoSuchThing(_explained(error, doing), detail=str(error)) from error
     except docker.errors.APIError as error:
         raise EngineError(_explained(error, doing), detail=str(error)) from error
-    except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
+    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise EngineUnavailable(
             f"the engine stopped answering while it was to {doing}",
             remedy="see whether its daemon still runs, then try again",

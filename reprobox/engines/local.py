@@ -79,7 +79,10 @@ class LocalBox(Box):
                 if pipe is not None:
                     selector.register(pipe, selectors.EVENT_READ, stream)
             while selector.get_map():
-                for key, _ in selector.select():
+                ready = selector.select(timeout=0.2)
+                if not ready and process.poll() is not None:
+                    return  # what is left of its group holds the pipes; as in a box, it ends with the command
+                for key, _ in ready:
                     data = os.read(key.fd, _CHUNK)
                     if data:
                         write(key.data, data)
@@ -87,10 +90,9 @@ class LocalBox(Box):
                         selector.unregister(key.fileobj)
 
     def signal(self, number: int) -> None:
-        process = self._running()
-        if process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
+        # The group may outlive its leader.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._running().pid, number)
 
     def wait(self) -> Exit:
         code = self._running().wait()
@@ -119,6 +121,7 @@ class LocalBox(Box):
             except subprocess.TimeoutExpired:
                 self.signal(signals.SIGKILL)
                 self._process.wait()
+        self.signal(signals.SIGKILL)
         for pipe in (self._process.stdout, self._process.stderr):
             if pipe is not None:
                 pipe.close()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from reprobox import reference
 from reprobox.engines.digests import patient
 from reprobox.errors import BuildError, EngineError, ImageNotFound
-from reprobox.images import reference
 from reprobox.images.bootstrap import bootstrap, tag_of
 from reprobox.images.sources import image_root
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import docker
     from reprobox.images import Reporter
-    from reprobox.images.reference import Reference
+    from reprobox.reference import Reference
 
 BOOTSTRAP: Final = "bootstrap"
 SLIM: Final = "debian:bookworm-slim"

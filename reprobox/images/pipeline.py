@@ -6,10 +6,10 @@ import hashlib
 import time
 from typing import TYPE_CHECKING, Any, assert_never
 
-from reprobox import __version__
+from reprobox import __version__, reference
 from reprobox.engines.digests import config_digest
 from reprobox.errors import EngineError, UsageError
-from reprobox.images import BuildRequest, BuildResult, reference
+from reprobox.images import BuildRequest, BuildResult
 from reprobox.images.base import choose_base, missing_packages, same_base
 from reprobox.images.builders import BuildJob, build_buildkit, build_classic
 from reprobox.images.context import context_file

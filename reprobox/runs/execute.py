@@ -7,6 +7,7 @@ of 15 trials, removing automatically lost the exit code, and the end of the stre
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import shutil
@@ -14,7 +15,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
-from reprobox.errors import ReproboxError
+from reprobox.errors import OutputError, ReproboxError
 from reprobox.recipe import Profile
 from reprobox.runs.interrupts import Interrupted, Interrupts
 from reprobox.runs.manifest import Outcome, now
@@ -34,6 +35,8 @@ SIGNAL_BASE = 128
 HANDED_OVER = "exec"
 """The stage the entrypoint records just before the command takes its place."""
 READER_GONE_GRACE_SECONDS = 10
+_NOBODY_READS = (errno.EPIPE, errno.EIO, errno.EBADF)
+"""The reader has gone, the terminal has, or the caller closed the stream before it started us."""
 
 
 class Output:
@@ -54,8 +57,12 @@ class Output:
                 view = view[os.write(descriptor, view) :]
             except BlockingIOError:
                 select.select([], [descriptor], [])
-            except OSError:
-                # EPIPE: the reader has gone; EIO: the terminal has. Either way nobody will read on.
+            except OSError as error:
+                if error.errno not in _NOBODY_READS:
+                    raise OutputError(
+                        f"the command's {stream} cannot be written ({error.strerror}), so the command was stopped",
+                        remedy="make room where the output goes, and run it again",
+                    ) from error
                 self._closed.add(stream)
                 return False
         return True
@@ -67,6 +74,7 @@ def execute(
     record: RunRecord,
     manifest: dict[str, Any],
     output: Output,
+    interrupts: Interrupts,
     say: Callable[[str], None],
 ) -> int:
     """Carry ``plan`` out and return the exit code to end with: the command's own, or reprobox's.
@@ -82,7 +90,7 @@ def execute(
 
     try:
         update()
-        ended = _run(plan, engine, record, output, say, update)
+        ended = _run(plan, engine, record, output, interrupts, update)
     except Interrupted as error:
         code = SIGNAL_BASE + error.number
         update(
@@ -93,19 +101,20 @@ def execute(
             message=f"{error} came before the command was started",
         )
         return code
-    except ReproboxError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             update(
                 outcome=str(Outcome.FAILED),
                 stage=record.stage(),
                 end=now(),
-                exit_code=error.exit_code,
+                exit_code=error.exit_code if isinstance(error, ReproboxError) else ReproboxError.exit_code,
                 exit_code_of="reprobox",
-                message=str(error),
+                message=str(error) or type(error).__name__,
             )
         raise
     finally:
-        shutil.rmtree(record.folder / "box", ignore_errors=True)
+        if engine.isolates:
+            shutil.rmtree(record.folder / "box", ignore_errors=True)
     receipts = read_receipts(record.folder)
     if plan.recipe.profile is not Profile.OFF and record.stage() == HANDED_OVER:
         say(receipts.summary())
@@ -117,24 +126,23 @@ def _run(
     engine: Engine,
     record: RunRecord,
     output: Output,
-    say: Callable[[str], None],
+    interrupts: Interrupts,
     update: Callable[..., None],
 ) -> Exit:
-    with Interrupts(say) as interrupts:
-        if engine.isolates:
-            write_box_files(record.folder / "box", plan.recipe)
-        if plan.compile_cache is not None:
-            plan.compile_cache.mkdir(parents=True, exist_ok=True)
+    if engine.isolates:
+        write_box_files(record.folder / "box", plan.recipe)
+    if plan.compile_cache is not None:
+        plan.compile_cache.mkdir(parents=True, exist_ok=True)
+    interrupts.raise_if_pending()
+    with engine.create(plan.box) as box:
+        update(outcome=str(Outcome.CREATED))
+        box.attach()
         interrupts.raise_if_pending()
-        with engine.create(plan.box) as box:
-            update(outcome=str(Outcome.CREATED))
-            box.attach()
-            interrupts.raise_if_pending()
-            box.start()
-            interrupts.forward_to(box.signal)
-            update(outcome=str(Outcome.RUNNING), start=now())
-            box.stream(_writer(output, interrupts, box.signal))
-            return box.wait()
+        box.start()
+        interrupts.forward_to(box.signal)
+        update(outcome=str(Outcome.RUNNING), start=now())
+        box.stream(_writer(output, interrupts, box.signal))
+        return box.wait()
 
 
 def _writer(
@@ -163,7 +171,9 @@ def _conclude(ended: Exit, record: RunRecord, say: Callable[[str], None], update
     killed = ended.code == SIGNAL_BASE + signal.SIGKILL
     if ended.out_of_memory and killed:
         outcome, message = Outcome.OUT_OF_MEMORY, "the command ran out of memory and was killed"
-    elif not handed_over and ended.code < SIGNAL_BASE:
+    elif not handed_over and ended.code > SIGNAL_BASE:
+        outcome, message = Outcome.INTERRUPTED, "the box was ended by a signal before the command was started"
+    elif not handed_over:
         outcome, message = Outcome.REFUSED, ended.error or "the box refused; its sentence is on stderr"
     else:
         outcome, message = Outcome.EXITED, None

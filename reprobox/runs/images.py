@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from reprobox.errors import EngineError, ImageNotFound
+from reprobox.errors import EngineError, ImageNotFound, UsageError
 from reprobox.recipe import BOX_PROTOCOL
+from reprobox.reference import parse as parse_reference
 
 if TYPE_CHECKING:
     from reprobox.engines import Engine, ImageInfo
@@ -29,6 +30,11 @@ def choose_image(
     if not engine.isolates:
         return reference, None
     if reference is not None:
+        try:
+            parse_reference(reference)
+        except UsageError as error:
+            # Not exit 2: docker and podman answer 125 to a reference that is none, and so do scripts around them.
+            raise ImageNotFound(error.message, remedy=error.remedy) from error
         found = engine.image(reference)
         _check_protocol(reference, found)
         return reference, found

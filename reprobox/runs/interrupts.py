@@ -60,14 +60,11 @@ class Interrupts:
         while (number := self._queue.get()) is not None:
             count += 1
             name = signal.Signals(number).name
-            if count == 1:
-                send(number)
-            elif count < KILL_AT:
-                self._say(f"{name} sent again; once more kills the command")
-                send(number)
-            else:
-                self._say("killing the command")
-                send(signal.SIGKILL)
+            send(number if count < KILL_AT else signal.SIGKILL)
+            if count > 1:
+                self._say(
+                    f"{name} sent again; once more kills the command" if count < KILL_AT else "killing the command"
+                )
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         self.interrupt(number)

@@ -42,7 +42,8 @@ class Outcome(StrEnum):
 
 
 _SECRET_WORD = re.compile(
-    r"(?:^|_)(?:TOKEN|SECRET|SECRETS|PASSWORD|PASSWD|PASS|PWD|KEY|APIKEY|CREDENTIAL|CREDENTIALS|AUTH|COOKIE|PRIVATE|DSN)(?:_|$)",
+    r"TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|APIKEY"
+    r"|(?:^|_)(?:PASS|PWD|PAT|KEY|AUTH|COOKIE|PRIVATE|DSN)(?:_|$)",
     re.IGNORECASE,
 )
 _SECRET_VALUE = re.compile(
@@ -73,7 +74,7 @@ def first_manifest(plan: RunPlan, engine: EngineInfo, gpus: tuple[Gpu, ...], dri
         "schema": SCHEMA,
         "id": plan.run_id,
         "reprobox": __version__,
-        "command": list(request.command),
+        "command": [REDACTED if _SECRET_VALUE.search(word) else word for word in request.command],
         "directory": box.directory,
         "project": str(request.project.root),
         "recipe": {**plan.recipe.to_json(), "seed_was_drawn": plan.seed_was_drawn},

@@ -11,6 +11,7 @@ from reprobox.engines import BoxSpec, EngineName, ImageInfo, Mount
 from reprobox.errors import BoxError, UsageError
 from reprobox.project import WORKSPACE, Project
 from reprobox.recipe import Profile, Recipe, SelfTest, draw_seed, world_size
+from reprobox.runs.options import BOX_HOME, checked_inside_the_project
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BOX_HOME", "BOX_RUN_DIR", "RUN_LABEL", "RunPlan", "RunRequest", "make_plan"]
 
-BOX_HOME = "/home/box"
 BOX_RUN_DIR = "/run/reprobox/run"
 BOX_CACHE = "/run/reprobox/cache"
 RUN_LABEL = "reprobox.run"
@@ -47,6 +47,7 @@ class RunRequest:
     network: str | None = None
     shm_bytes: int | None = None
     gpus: tuple[Gpu, ...] = ()
+    gpus_were_asked_for: bool = False
     quiet: bool = False
 
 
@@ -96,7 +97,7 @@ def make_plan(request: RunRequest, run_id: str, run_folder: Path, image: ImageIn
     :raises UsageError: where the request contradicts itself.
     """
     drawn = request.recipe.seed is None and request.recipe.profile is not Profile.OFF
-    ranks = world_size({**(os.environ if request.engine is EngineName.LOCAL else {}), **_given(request.environment)})
+    ranks = world_size({**os.environ, **_given(request.environment)})
     if drawn and ranks > 1:
         raise UsageError(
             f"no seed was given and there are {ranks} ranks, which would each draw another",
@@ -111,7 +112,7 @@ def make_plan(request: RunRequest, run_id: str, run_folder: Path, image: ImageIn
         "REPROBOX_SELFTEST": str(SelfTest.OFF),
         "REPROBOX_RUN_DIR": str(run_folder) if local else BOX_RUN_DIR,
     }
-    if request.gpus or not local:
+    if request.gpus or request.gpus_were_asked_for or not local:
         environment |= {
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
             "CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu in request.gpus),
@@ -189,8 +190,13 @@ def _container(
     if len(taken) < len(request.mounts):
         raise UsageError("two -v options have the same target", remedy="give each mount a target of its own")
     mounts = [mount for mount in own if mount.target not in taken]
+    if str(WORKSPACE) not in taken:
+        # The command must not be able to rewrite the records of runs, or to lead reprobox's own writes elsewhere.
+        records = run_folder.parents[1]
+        mounts.append(Mount(source=str(records), target=str(WORKSPACE / records.name), read_only=True))
+    theirs = [checked_inside_the_project(mount, request.project.root) for mount in request.mounts]
     # A mount inside another must come after it.
-    mounts = sorted([*mounts, *request.mounts], key=lambda mount: mount.target.count("/"))
+    mounts = sorted([*mounts, *theirs], key=lambda mount: mount.target.count("/"))
     return BoxSpec(
         run_id=run_id,
         name=name,
@@ -200,11 +206,7 @@ def _container(
         environment={**home, **environment},
         user=f"{uid}:{gid}",
         mounts=tuple(mounts),
-        tmpfs={
-            # exec, because torch.compile loads what it has just built from there.
-            "/tmp": "rw,exec,nosuid,nodev,mode=1777",
-            BOX_HOME: f"rw,exec,nosuid,nodev,mode=0700,uid={uid},gid={gid}",
-        },
+        tmpfs={path: options for path, options in _scratch(uid, gid).items() if path not in taken},
         network=request.network or "bridge",
         shm_bytes=request.shm_bytes or default_shm_bytes(),
         gpus=gpus,
@@ -213,12 +215,18 @@ def _container(
     )
 
 
+def _scratch(uid: int, gid: int) -> dict[str, str]:
+    """The box's writable folders; exec, because torch.compile loads from there what it has just built."""
+    return {
+        "/tmp": "rw,exec,nosuid,nodev,mode=1777",
+        BOX_HOME: f"rw,exec,nosuid,nodev,mode=0700,uid={uid},gid={gid}",
+    }
+
+
 def _box_directory(request: RunRequest) -> str:
     if request.directory is None:
         return str(request.project.box_directory)
-    # As docker does, a relative -w counts from the root; ours counts from the project, which is nearer to what is
-    # meant.
-    return posixpath.normpath(posixpath.join(str(WORKSPACE), request.directory))
+    return posixpath.normpath(posixpath.join(str(request.project.box_directory), request.directory))
 
 
 def _local_directory(request: RunRequest) -> str:
@@ -229,6 +237,7 @@ def _local_directory(request: RunRequest) -> str:
 
 def _refuse_what_local_cannot(request: RunRequest) -> None:
     for given, flag in (
+        (request.name, "--name"),
         (request.mounts, "-v"),
         (request.image, "--image"),
         (request.shm_bytes, "--shm-size"),

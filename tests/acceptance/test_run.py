@@ -297,7 +297,78 @@ def test_no_daemon_is_125_and_one_line_that_says_what_to_do(docker, address):
     assert "--engine local" in done.stderr
 
 
+def test_a_context_that_is_not_there_is_not_quietly_another_engine(docker):
+    environment = {"DOCKER_CONTEXT": "no-such-context"}
+    docker.environment.pop("DOCKER_HOST", None)
+    done = docker.run("true", check=False, environment=environment)
+    assert done.returncode == 125
+    assert "no-such-context" in done.stderr
+
+
+def test_the_command_cannot_touch_the_records_of_runs(docker, tmp_path_factory):
+    victim = tmp_path_factory.mktemp("victim")
+    (victim / "box").mkdir()
+    (victim / "box" / "data").write_text("keep me")
+    attack = f"cd /workspace/.reprobox/runs && d=$(ls | tail -1) && mv $d gone && ln -s {victim} $d"
+    done = docker.run("sh", "-c", attack, check=False)
+    assert done.returncode != 0
+    assert "Read-only file system" in done.stderr
+    assert (victim / "box" / "data").read_text() == "keep me"
+    assert not (victim / "manifest.json").exists()
+
+
+def test_output_that_cannot_be_written_is_a_failure_and_never_a_success(docker):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            docker.argv("echo", "lost"), cwd=docker.folder, env=docker.environment, stdout=full, stderr=subprocess.PIPE
+        )
+    assert done.returncode == 125
+    assert b"No space left on device" in done.stderr
+    assert docker.manifest()["outcome"] == "failed"
+
+
+def test_a_closed_stderr_is_no_reason_to_fail(docker):
+    done = docker.call("sh", "-c", 'exec "$@" 2>&-', "sh", *docker.argv("echo", "out"))
+    assert done.stdout == "out\n"
+    assert docker.manifest()["outcome"] == "exited"
+
+
+def test_bytes_that_are_no_text_reach_the_command(docker):
+    assert docker.run("printf", "%s", b"\xff\xfe".decode(errors="surrogateescape"), text=False).stdout == b"\xff\xfe"
+
+
+def test_ranks_without_a_common_seed_are_refused(docker):
+    done = docker.run("true", flags=(), check=False, environment={"WORLD_SIZE": "2"})
+    assert done.returncode == 2
+    assert "give every rank the same --seed" in done.stderr
+
+
+def test_a_signal_while_it_starts_leaves_a_complete_record(docker):
+    slow = docker.write("bin/git", "#!/bin/sh\nsleep 1\n", executable=True)
+    (docker.folder / ".git").mkdir()
+    environment = {**docker.environment, "PATH": f"{slow.parent}:{docker.environment['PATH']}"}
+    process = subprocess.Popen(
+        docker.argv("sleep", "60"), cwd=docker.folder, env=environment, stderr=subprocess.DEVNULL
+    )
+    time.sleep(0.9)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 143
+    for run in docker.runs():
+        assert json.loads((run / "manifest.json").read_text())["outcome"] in ("interrupted", "exited")
+
+
 def test_an_image_that_is_not_ours_or_not_there_is_125(docker, docker_client, image):
+    base = docker_client.images.get(image).labels["reprobox.base"].partition("@")[2]
+    docker_client.images.get(base).tag("reprobox-test-not-ours", "1")
+    try:
+        foreign = docker.run("true", flags=("--image", "reprobox-test-not-ours:1"), check=False)
+    finally:
+        docker_client.images.remove("reprobox-test-not-ours:1")
+    assert foreign.returncode == 125
+    assert "is not a reprobox image" in foreign.stderr
+    malformed = docker.run("true", flags=("--image", "x@foo"), check=False)
+    assert malformed.returncode == 125
+    assert "not an image reference" in malformed.stderr
     missing = docker.run("true", flags=("--image", "no-such-image:1"), check=False)
     assert missing.returncode == 125
     assert "docker pull no-such-image:1" in missing.stderr

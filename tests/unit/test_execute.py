@@ -13,6 +13,7 @@ from reprobox.errors import EngineError, UsageError
 from reprobox.project import Project
 from reprobox.recipe import Recipe
 from reprobox.runs.execute import Output, execute
+from reprobox.runs.interrupts import Interrupts
 from reprobox.runs.manifest import first_manifest
 from reprobox.runs.options import parse_volume
 from reprobox.runs.plan import RunRequest, make_plan
@@ -37,7 +38,9 @@ class Run:
         self.manifest = first_manifest(self.plan, self.engine.info(), (), None)
 
     def go(self, stdout, stderr):
-        return execute(self.plan, self.engine, self.record, self.manifest, Output(stdout, stderr), self.said.append)
+        with Interrupts(self.said.append) as interrupts:
+            output = Output(stdout, stderr)
+            return execute(self.plan, self.engine, self.record, self.manifest, output, interrupts, self.said.append)
 
 
 def handed_over(spec):

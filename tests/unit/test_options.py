@@ -6,7 +6,13 @@ import pytest
 
 from reprobox.engines import Mount
 from reprobox.errors import BoxError, UsageError
-from reprobox.runs.options import parse_env_file, parse_environment, parse_name, parse_volume
+from reprobox.runs.options import (
+    checked_inside_the_project,
+    parse_env_file,
+    parse_environment,
+    parse_name,
+    parse_volume,
+)
 from reprobox.settings import parse_size
 
 
@@ -47,6 +53,12 @@ def test_a_malformed_volume_is_refused(text, tmp_path):
         "/usr/lib",
         "/opt/reprobox",
         "/run/reprobox",
+        "/opt",
+        "/opt/venv",
+        "/run",
+        "/var",
+        "/var/run/reprobox",
+        "/home",
     ],
 )
 def test_a_mount_that_reaches_into_the_system_is_refused(target, tmp_path):
@@ -54,7 +66,26 @@ def test_a_mount_that_reaches_into_the_system_is_refused(target, tmp_path):
         parse_volume(f"{tmp_path}:{target}", tmp_path)
 
 
-@pytest.mark.parametrize("source", ["/var/run", "/run", "/"])
+@pytest.mark.parametrize("target", ["/data", "/opt/data", "/home/box", "/home/box/.cache", "/workspace/data", "/mnt"])
+def test_a_mount_beside_the_system_is_taken(target, tmp_path):
+    assert parse_volume(f"{tmp_path}:{target}", tmp_path).target == target
+
+
+@pytest.mark.parametrize("target", ["/workspace/link", "/workspace/link/below", "/workspace/.reprobox"])
+def test_a_mount_that_a_link_of_the_project_would_lead_away_is_refused(target, tmp_path):
+    (tmp_path / "link").symlink_to("/opt/reprobox")
+    mount = parse_volume(f"{tmp_path}:{target}", tmp_path)
+    with pytest.raises(UsageError, match="folders are real"):
+        checked_inside_the_project(mount, tmp_path)
+
+
+def test_a_volume_name_that_is_also_a_file_here_is_refused(tmp_path):
+    (tmp_path / "data").mkdir()
+    with pytest.raises(UsageError, match=r"write \./data"):
+        parse_volume("data:/data", tmp_path)
+
+
+@pytest.mark.parametrize("source", ["/var/run", "/run", "/", "/run/containerd", "/var/lib/docker", "/var/lib"])
 def test_a_source_that_holds_the_engines_socket_is_refused(source, tmp_path):
     with pytest.raises(UsageError, match="engine's socket"):
         parse_volume(f"{source}:/data", tmp_path)
@@ -79,6 +110,17 @@ def test_a_bad_environment_entry_is_refused(entry):
         parse_environment([entry], {})
 
 
+def test_the_gpus_have_a_flag_of_their_own():
+    with pytest.raises(UsageError, match="--gpus"):
+        parse_environment(["CUDA_VISIBLE_DEVICES=0"], {})
+
+
+def test_a_refused_entry_does_not_show_its_value():
+    with pytest.raises(UsageError) as caught:
+        parse_environment(["my-token=hunter2"], {})
+    assert "hunter2" not in str(caught.value)
+
+
 @pytest.mark.parametrize("entry", ["REPROBOX_SEED=1", "_REPROBOX_RECIPE=x"])
 def test_the_recipes_variables_are_not_for_e(entry):
     with pytest.raises(UsageError, match="--seed"):
@@ -87,8 +129,8 @@ def test_the_recipes_variables_are_not_for_e(entry):
 
 def test_an_environment_file(tmp_path):
     path = tmp_path / "env"
-    path.write_text("# comment\nA=1\n\n  B=two words \nHOME\n")
-    assert parse_env_file(path) == ["A=1", "B=two words ", "HOME"]
+    path.write_text("# comment\nA=1\n\n  B=two words \nPAGE=a\x0cb\u2028c\r\nHOME\n")
+    assert parse_env_file(path) == ["A=1", "B=two words ", "PAGE=a\x0cb\u2028c", "HOME"]
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
@@ -113,7 +155,7 @@ def test_a_size(text, size):
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "1.5g", "g", "8x", "1 g"])
+@pytest.mark.parametrize("text", ["", "0", "-1", "1.5g", "g", "8x", "1 g", "9999999999999g"])
 def test_a_bad_size_is_refused(text):
     with pytest.raises(UsageError, match="such as 512m"):
         parse_size(text)

@@ -1,7 +1,7 @@
 import pytest
 
 from reprobox.errors import UsageError
-from reprobox.images.reference import is_image_id, parse
+from reprobox.reference import is_image_id, parse
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 

@@ -1,0 +1,49 @@
+"""``--engine local``: no box, and all the same a command that ends when it ends."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+
+import pytest
+
+pytestmark = pytest.mark.local
+
+
+def test_a_grandchild_that_holds_the_pipe_does_not_hold_the_run(local):
+    started = time.monotonic()
+    assert local.run("sh", "-c", "echo out; sleep 60 & exit 3", check=False).returncode == 3
+    assert time.monotonic() - started < 30
+
+
+def test_a_signal_reaches_the_command_once(local):
+    program = "trap 'echo got; exit 42' TERM; echo ready; while :; do sleep 0.1; done"
+    process = subprocess.Popen(
+        local.argv("sh", "-c", program), cwd=local.folder, env=local.environment, stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.read() == b"got\n"
+    assert process.wait(timeout=30) == 42
+
+
+def test_no_gpus_means_that_the_command_sees_none(local):
+    environment = {"CUDA_VISIBLE_DEVICES": "0"}
+    flags = ("--seed", "1", "--gpus", "none")
+    assert local.run("printenv", "CUDA_VISIBLE_DEVICES", flags=flags, environment=environment).stdout == "\n"
+    assert local.run("printenv", "CUDA_VISIBLE_DEVICES", environment=environment).stdout == "0\n"
+
+
+def test_the_machines_settings_for_reprobox_do_not_reach_the_command(local):
+    environment = {"REPROBOX_ENGINE": "local", "REPROBOX_IMAGE": "some:image", "REPROBOX_SHM_SIZE": "1g"}
+    done = local.reprobox("run", "--seed", "1", "--", "env", environment=environment)
+    assert "REPROBOX_ENGINE" not in done.stdout
+    assert "REPROBOX_SEED=1" in done.stdout
+
+
+@pytest.mark.parametrize("flag", [("--image", "a:b"), ("--shm-size", "1g"), ("--network", "none"), ("--name", "box")])
+def test_what_it_cannot_do_is_refused(local, flag):
+    done = local.run("true", flags=flag, check=False)
+    assert done.returncode == 2
+    assert f"--engine local has no {flag[0]}" in done.stderr
