@@ -25,6 +25,10 @@ def _wrap(owner, name, make):
     _hook.load("watch").wrap(owner, name, make)
 
 
+def _guarded(ours, *arguments):
+    return _hook.load("watch").guarded(ours, *arguments)
+
+
 def _watch_subprocess(module, recipe):
     """Note every child that looks like Python: one that never signs the ledger was not reached."""
     del recipe
@@ -34,13 +38,17 @@ def _watch_subprocess(module, recipe):
     def make(original):
         def __init__(self, *arguments, **options):
             original(self, *arguments, **options)
-            program = _program(self.args)
-            if program is not None and getattr(self, "pid", None):
-                _hook.load("receipt").child(self.pid, program)
+            _guarded(_note_child, self)
 
         return __init__
 
     _wrap(module.Popen, "__init__", make)
+
+
+def _note_child(process):
+    program = _program(process.args)
+    if program is not None and getattr(process, "pid", None):
+        _hook.load("receipt").child(process.pid, program)
 
 
 def _program(command):
@@ -65,17 +73,23 @@ def _watch_process(module, recipe):
 
     def make(original):
         def _bootstrap(self, *arguments, **options):
-            if not _hook.lineage:
-                # What the worker imports from now on is seeded as its own as well.
-                _hook.lineage.append("s" + ".".join(map(str, self._identity)))
-                if "_reprobox_seeding" in sys.modules:
-                    _hook.load("seeding").reseed_all(recipe)
-            _finish_after(self)
+            _guarded(_begin_worker, self, recipe)
             return original(self, *arguments, **options)
 
         return _bootstrap
 
     _wrap(module.BaseProcess, "_bootstrap", make)
+
+
+def _begin_worker(process, recipe):
+    if not _hook.lineage:
+        # What the worker imports from now on is seeded as its own as well.
+        _hook.lineage.append("s" + ".".join(map(str, process._identity)))
+        if "_reprobox_seeding" in sys.modules:
+            _hook.load("seeding").reseed_all(recipe)
+    _finish_after(process)
+    method = process._start_method or sys.modules["multiprocessing"].get_start_method(allow_none=True)
+    _hook.load("receipt").started_by(method)
 
 
 def _finish_after(process):
@@ -86,8 +100,7 @@ def _finish_after(process):
         try:
             run()
         finally:
-            if "_reprobox_receipt" in sys.modules:
-                _hook.load("receipt").finish()
+            _guarded(_hook.load("receipt").finish)
 
     process.run = run_and_finish
 
@@ -98,7 +111,7 @@ def _watch_pool(module, recipe):
 
     def make(original):
         def worker(inqueue, *arguments, **options):
-            _watch_queue(inqueue, "multiprocessing.Pool")
+            _guarded(_watch_queue, inqueue, "multiprocessing.Pool")
             return original(inqueue, *arguments, **options)
 
         return worker
@@ -112,7 +125,7 @@ def _watch_executor(module, recipe):
 
     def make(original):
         def _process_worker(call_queue, *arguments, **options):
-            _watch_queue(call_queue, "ProcessPoolExecutor")
+            _guarded(_watch_queue, call_queue, "ProcessPoolExecutor")
             return original(call_queue, *arguments, **options)
 
         return _process_worker
@@ -125,13 +138,18 @@ def _note_workers(kind, name, count):
     def make(original):
         def __init__(self, *arguments, **options):
             original(self, *arguments, **options)
-            if count(self) > 1:
-                file, line, _ = _hook.load("receipt").caller(through=(os.sep + "multiprocessing" + os.sep,))
-                _hook.load("receipt").note("pool", pool=name, workers=count(self), file=file, line=line)
+            _guarded(_note_pool, name, count, self)
 
         return __init__
 
     _wrap(kind, "__init__", make)
+
+
+def _note_pool(name, count, pool):
+    workers = count(pool)
+    if workers > 1:
+        file, line, _ = _hook.load("receipt").caller(through=(os.sep + "multiprocessing" + os.sep,))
+        _hook.load("receipt").note("pool", pool=name, workers=workers, file=file, line=line)
 
 
 def _watch_queue(queue, pool):
@@ -140,13 +158,18 @@ def _watch_queue(queue, pool):
     seen = []
 
     def watched(*arguments, **options):
+        _guarded(look)
+        task = get(*arguments, **options)
+        _guarded(remember)
+        return task
+
+    def look():
         now = _states()
         if seen and any(seen[0].get(name) != state for name, state in now.items()):
             _hook.load("receipt").note("pool-draw", pool=pool)
-        seen[:] = [now]
-        task = get(*arguments, **options)
+
+    def remember():
         seen[:] = [_states()]
-        return task
 
     queue.get = watched
 

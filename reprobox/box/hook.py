@@ -33,6 +33,7 @@ lineage = []
 """How this process came from the first by forking: ``["f0", "f2"]`` is the third fork of the first fork."""
 
 _forks = [0]
+_said = set()
 
 
 def fallback_file():
@@ -152,10 +153,13 @@ def _apply(name):
 def report_failure(what, error):
     """Say on stderr, and in the receipt if that still works, that the hook failed at something."""
     sentence = f"{what} in process {os.getpid()}: {type(error).__name__}: {error}"
-    sys.stderr.write(f"reprobox: {sentence}\n")
+    if sentence in _said:
+        return
+    _said.add(sentence)
     try:
+        sys.stderr.write(f"reprobox: {sentence}\n")
         load("receipt").note("failure", message=sentence)
-    except Exception:  # noqa: S110  stderr has it already
+    except Exception:  # noqa: S110  stderr has it, or there is nowhere left to say it
         pass
 
 

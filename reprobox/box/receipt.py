@@ -70,7 +70,7 @@ def after_fork():
 
 def note(kind, **fields):
     """Record an event once, with a count of how often it happened; a new one is written out at once."""
-    key = (kind, *sorted((name, str(value)) for name, value in fields.items()))
+    key = _key(kind, fields)
     if key in _events:
         _events[key]["count"] += 1
         return
@@ -79,6 +79,22 @@ def note(kind, **fields):
         return
     _events[key] = {"kind": kind, **fields, "count": 1}
     write()
+
+
+def take_back(kind, **fields):
+    """Undo one :func:`note` of the same event, which turned out not to be one."""
+    key = _key(kind, fields)
+    event = _events.get(key)
+    if event is None:
+        return
+    event["count"] -= 1
+    if not event["count"]:
+        del _events[key]
+        write()
+
+
+def _key(kind, fields):
+    return (kind, *sorted((name, str(value)) for name, value in fields.items()))
 
 
 def seeded(generator, seed, rank):
@@ -91,6 +107,13 @@ def seeded(generator, seed, rank):
 def set_fields(**fields):
     """Set fields of the receipt that have one value each."""
     _state.update(fields)
+
+
+def started_by(method):
+    """Record how multiprocessing started this worker, at once: many are ended by a signal."""
+    if _state["start_method"] != method:
+        _state["start_method"] = method
+        write()
 
 
 def child(pid, program):
@@ -147,7 +170,7 @@ def to_json(value):
     """Return ``value`` as JSON text (the ``json`` module costs a bare ``import random`` more than the seeding does)."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, (int, float)):
+    if type(value) is int or (type(value) is float and value - value == 0):  # JSON knows no nan and no inf
         return repr(value)
     if isinstance(value, dict):
         return "{" + ", ".join(f"{to_json(str(k))}: {to_json(v)}" for k, v in value.items()) + "}"

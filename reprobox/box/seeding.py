@@ -91,8 +91,8 @@ def apply(name, module, recipe):
         _at_fork[generator] = None
         digest = _STATES[generator]
         os.register_at_fork(
-            before=lambda: _remember(generator, digest(module)),
-            after_in_child=lambda: _separate(generator, reseed, hook.lineage),
+            before=lambda: watch.guarded(_remember, generator, digest, module),
+            after_in_child=lambda: watch.guarded(_separate, generator, reseed, hook.lineage),
         )
 
 
@@ -125,8 +125,8 @@ _STATES = {"random": random_state, "numpy": numpy_state, "torch": torch_state}
 """The state of each generator: a child's stream follows from its parent's."""
 
 
-def _remember(generator, state):
-    _at_fork[generator] = state
+def _remember(generator, digest, module):
+    _at_fork[generator] = digest(module)
 
 
 def _separate(generator, reseed, lineage):

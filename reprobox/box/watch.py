@@ -3,7 +3,7 @@
 Each function of a library that can undo the recipe is wrapped right after the import. A wrapper notes who called it and
 does what the library would; it changes the outcome in two cases only: a generator that would have started from the
 operating system's entropy starts from a stream of the recipe's, and under ``force_seed`` a seed is folded into the
-recipe's.
+recipe's. Where our half of a wrapper fails, the library's half is done all the same.
 """
 
 import os
@@ -37,6 +37,15 @@ def wrap(owner, name, make):
     setattr(owner, name, wrapper)
 
 
+def guarded(ours, *arguments):
+    """Return what ``ours`` returns; where it fails, say so and return ``None``: the user's program comes first."""
+    try:
+        return ours(*arguments)
+    except Exception as error:
+        _hook.report_failure(f"{ours.__name__.strip('_')} failed", error)
+        return None
+
+
 def fresh_bits(count, what):
     """Return the next ``count`` bits of the recipe's stream for generators that the program left unseeded."""
     _streams[0] += 1
@@ -52,22 +61,40 @@ def seed_wrapper(generator, original):
     """Return a wrapper of a global ``seed(value)`` function: reports it, and folds or supplies the value."""
 
     def seed(*arguments, **options):
-        file, line, origin = receipt.caller()
-        if origin == "stdlib" or _is_internal(file):
-            return original(*arguments, **options)
         value = arguments[0] if arguments else next(iter(options.values()), None)
-        seeding.users_own.add(generator)
-        if value is None:
-            note_unseeded(f"{generator} (reset without a seed)", file, line, origin)
-            return original(fresh_bits(32, generator))
-        if _hook.recipe.get("force_seed") == "on":
-            folded = seeding.derive(seeding.process_seed(_hook.recipe, _hook.lineage), "fold", repr(value))
-            receipt.note("reseed", generator=generator, value=repr(value), folded=folded, file=file, line=line)
-            return original(folded)
-        receipt.note("reseed", generator=generator, value=repr(value), file=file, line=line)
-        return original(*arguments, **options)
+        ours = guarded(_seed_instead, generator, value)
+        return original(*arguments, **options) if ours is None else original(ours)
 
     return seed
+
+
+def _seed_instead(generator, value):
+    """Report that ``generator`` is seeded with ``value``; return the seed that takes its place, or ``None``."""
+    file, line, origin = receipt.caller()
+    if origin == "stdlib" or _is_internal(file):
+        return None
+    seeding.users_own.add(generator)
+    if value is None:
+        note_unseeded(f"{generator} (reset without a seed)", file, line, origin)
+        return fresh_bits(32, generator)
+    if _hook.recipe.get("force_seed") == "on":
+        folded = seeding.derive(seeding.process_seed(_hook.recipe, _hook.lineage), "fold", repr(value))
+        receipt.note("reseed", generator=generator, value=repr(value), folded=folded, file=file, line=line)
+        return folded
+    receipt.note("reseed", generator=generator, value=repr(value), file=file, line=line)
+    return None
+
+
+def _bits_instead(count, what, through=()):
+    """Return ``count`` bits of the recipe's for an unseeded generator, or ``None`` where real entropy is meant.
+
+    The standard library keeps it (tempfile: two ranks must not agree on a temporary name), and so do torch and numpy.
+    """
+    file, line, origin = receipt.caller(through=through)
+    if origin == "stdlib" or _is_internal(file):
+        return None
+    note_unseeded(what, file, line, origin)
+    return fresh_bits(count, what)
 
 
 def _is_internal(file):
@@ -89,12 +116,8 @@ def watch_random(module, recipe):
 
 def _instance_seed(original):
     def seed(self, a=None, version=2):
-        if a is None:
-            file, line, origin = receipt.caller(through=(os.sep + "random.py",))
-            # tempfile and its like keep real entropy: two ranks must not agree on a temporary name.
-            if origin != "stdlib" and type(self).__name__ != "SystemRandom":
-                note_unseeded("random.Random", file, line, origin)
-                a = fresh_bits(256, "random.Random")
+        if a is None and type(self).__name__ != "SystemRandom":
+            a = guarded(_bits_instead, 256, "random.Random", (os.sep + "random.py",))
         return original(self, a, version)
 
     return seed
@@ -105,15 +128,19 @@ def _watch_entropy(random):
 
     def make(original):
         def urandom(size):
-            file, line, origin = receipt.caller(through=ENTROPY_MODULES)
-            if origin == "user":
-                receipt.note("entropy", source="os.urandom", file=file, line=line)
+            guarded(_note_entropy)
             return original(size)
 
         return urandom
 
     wrap(os, "urandom", make)
     random._urandom = os.urandom  # what SystemRandom and secrets draw through
+
+
+def _note_entropy():
+    file, line, origin = receipt.caller(through=ENTROPY_MODULES)
+    if origin == "user":
+        receipt.note("entropy", source="os.urandom", file=file, line=line)
 
 
 # --- numpy ----------------------------------------------------------------------------------------------------------
@@ -128,15 +155,13 @@ def watch_numpy(module, recipe):
     def make(original):
         def randbits(count):
             # numpy's compiled frames do not show, so the nearest frame is who asked for a generator.
-            file, line, origin = receipt.caller()
-            if origin == "stdlib" or _is_internal(file):
-                return original(count)
-            note_unseeded("numpy.random", file, line, origin)
-            return fresh_bits(count, "numpy.random")
+            ours = guarded(_bits_instead, count, "numpy.random")
+            return original(count) if ours is None else ours
 
         return randbits
 
     _replace_randbits(bits, make)
+    _watch_legacy_seeding(module)
     receipt.at_exit(lambda state: state["generators"].update(numpy=digest(seeding.numpy_state(module))))
 
 
@@ -146,6 +171,25 @@ def _replace_randbits(bits, make):
         wrapper = make(original)
         wrapper.reprobox_original = original
         bits.randbits = wrapper
+
+
+def _watch_legacy_seeding(module):
+    """Take the note of an unseeded generator back for ``RandomState(5)``: it makes one, and seeds it right afterwards."""
+
+    def make(original):
+        def _legacy_seeding(self, seed):
+            if seed is not None and self is not module.mtrand._rand._bit_generator:
+                guarded(_take_back)
+            return original(self, seed)
+
+        return _legacy_seeding
+
+    _replace_method(module.MT19937, "_legacy_seeding", make)
+
+
+def _take_back():
+    file, line, origin = receipt.caller()
+    receipt.take_back("unseeded", generator="numpy.random", file=file, line=line, origin=origin)
 
 
 # --- torch ----------------------------------------------------------------------------------------------------------
@@ -172,12 +216,10 @@ def _unseeding(original, name):
     """``torch.seed()`` and its like ask for entropy; under the recipe they get the next bits of its stream."""
 
     def seed():
-        file, line, origin = receipt.caller()
-        if origin == "stdlib" or _is_internal(file):
+        value = guarded(_bits_instead, 32, f"{name}.seed()")
+        if value is None:
             return original()
-        note_unseeded(f"{name}.seed()", file, line, origin)
         seeding.users_own.add("torch")
-        value = fresh_bits(32, name)
         seeding.originals["torch"](value)
         return value
 
@@ -185,30 +227,35 @@ def _unseeding(original, name):
 
 
 def _watch_generator_class(torch):
-    """Give ``torch.Generator.seed`` of the compiled class the recipe's stream.
+    """Give ``torch.Generator.seed`` the recipe's stream."""
 
-    The class takes no attributes, so its own dictionary is written; CPython keeps a method cache that must be told.
+    def make(original):
+        def seed(self):
+            value = guarded(_bits_instead, 32, "torch.Generator.seed()")
+            if value is None:
+                return original(self)
+            self.manual_seed(value)
+            return value
+
+        return seed
+
+    _replace_method(torch._C.Generator, "seed", make)
+
+
+def _replace_method(kind, name, make):
+    """Replace a method of a compiled class by what ``make(original)`` returns; once.
+
+    Such a class takes no attributes, so its own dictionary is written; CPython keeps a method cache that must be told.
     """
     import ctypes
     import gc
 
-    kind = torch._C.Generator
-    (names,) = (d for d in gc.get_referents(kind.__dict__) if isinstance(d, dict) and "seed" in d)
-    original = names["seed"]
+    (names,) = (d for d in gc.get_referents(kind.__dict__) if isinstance(d, dict) and name in d)
+    original = names[name]
     if hasattr(original, "reprobox_original"):
         return
-
-    def seed(self):
-        file, line, origin = receipt.caller()
-        if origin == "stdlib" or _is_internal(file):
-            return original(self)
-        note_unseeded("torch.Generator.seed()", file, line, origin)
-        value = fresh_bits(32, "torch.Generator")
-        self.manual_seed(value)
-        return value
-
-    seed.reprobox_original = original
-    names["seed"] = seed
+    names[name] = make(original)
+    names[name].reprobox_original = original
     ctypes.pythonapi.PyType_Modified(ctypes.py_object(kind))
 
 
@@ -260,16 +307,21 @@ def _flag_wrapper(torch, original):
     """Return a wrapper of a setter that notes each flag which it changed, and who asked for it."""
 
     def setter(*arguments, **options):
-        before = flags(torch)
+        before = guarded(flags, torch)
         result = original(*arguments, **options)
-        for name, value in flags(torch).items():
-            if before.get(name) != value:
-                file, line, origin = receipt.caller(through=(TORCH,))
-                if origin != "stdlib":  # torch's own workers lower their thread count
-                    receipt.note("flag", flag=name, before=before.get(name), after=value, file=file, line=line)
+        if before is not None:
+            guarded(_note_changes, torch, before)
         return result
 
     return setter
+
+
+def _note_changes(torch, before):
+    for name, value in flags(torch).items():
+        if before.get(name) != value:
+            file, line, origin = receipt.caller(through=(TORCH,))
+            if origin != "stdlib":  # torch's own workers lower their thread count
+                receipt.note("flag", flag=name, before=before.get(name), after=value, file=file, line=line)
 
 
 def _watch_refusals(recipe):
@@ -278,10 +330,7 @@ def _watch_refusals(recipe):
 
     def make(original):
         def show(message):
-            text = str(message.message)
-            if NONDETERMINISTIC in text:
-                file = receipt._shown(message.filename)
-                receipt.note("nondeterministic", op=text.split(maxsplit=1)[0], file=file, line=message.lineno)
+            guarded(_note_warning, message)
             return original(message)
 
         return show
@@ -303,6 +352,13 @@ def _watch_refusals(recipe):
             )
 
     sys.excepthook = excepthook
+
+
+def _note_warning(message):
+    text = str(message.message)
+    if NONDETERMINISTIC in text:
+        file = receipt._shown(message.filename)
+        receipt.note("nondeterministic", op=text.split(maxsplit=1)[0], file=file, line=message.lineno)
 
 
 def _where(traceback):
@@ -332,7 +388,7 @@ def _watch_distributed(torch, recipe):
 def _group_wrapper(torch, original, recipe):
     def init_process_group(*arguments, **options):
         result = original(*arguments, **options)
-        seeding.learn_rank(torch.distributed.get_rank(), recipe)
+        guarded(seeding.learn_rank, torch.distributed.get_rank(), recipe)
         return result
 
     return init_process_group
@@ -353,7 +409,7 @@ def _note_split(torch, what, generator):
 
 def _split_wrapper(torch, original):
     def random_split(dataset, lengths, generator=torch.default_generator):
-        _note_split(torch, "random_split", generator)
+        guarded(_note_split, torch, "random_split", generator)
         return original(dataset, lengths, generator=generator)
 
     return random_split
@@ -362,7 +418,7 @@ def _split_wrapper(torch, original):
 def _sampler_wrapper(torch, original):
     def __init__(self, *arguments, **options):
         original(self, *arguments, **options)
-        _note_split(torch, "RandomSampler", self.generator)
+        guarded(_note_split, torch, "RandomSampler", self.generator)
 
     return __init__
 

@@ -173,6 +173,7 @@ def _container(
     image: ImageInfo | None,
     cache: Path | None,
 ) -> BoxSpec:
+    _refuse_what_is_no_text(request)
     uid, gid = os.getuid(), os.getgid()
     user = user_name(uid)
     home = {"HOME": BOX_HOME, "USER": user, "LOGNAME": user}
@@ -213,6 +214,16 @@ def _container(
         labels={RUN_LABEL: run_id, "reprobox.project": str(request.project.root)},
         pids_limit=PIDS_LIMIT,
     )
+
+
+def _refuse_what_is_no_text(request: RunRequest) -> None:
+    """Refuse what the engine's API, which is JSON, would quietly turn into replacement characters."""
+    for word in [*request.command, *_given(request.environment).values()]:
+        if any("\ud800" <= character <= "\udfff" for character in word):
+            raise UsageError(
+                f"{word!a} holds bytes that are no UTF-8, which a container engine cannot hand on",
+                remedy="give it in a file, or use --engine local",
+            )
 
 
 def _scratch(uid: int, gid: int) -> dict[str, str]:

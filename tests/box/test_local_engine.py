@@ -47,3 +47,9 @@ def test_what_it_cannot_do_is_refused(local, flag):
     done = local.run("true", flags=flag, check=False)
     assert done.returncode == 2
     assert f"--engine local has no {flag[0]}" in done.stderr
+
+
+def test_bytes_that_are_no_text_reach_the_command(local):
+    word = b"\xff\xfe".decode(errors="surrogateescape")
+    assert local.run("printf", "%s", word, text=False).stdout == b"\xff\xfe"
+    assert local.manifest()["outcome"] == "exited"

@@ -60,7 +60,9 @@ def test_a_program_that_reseeds_and_turns_flags_back_gets_a_receipt_with_exactly
     done = local.run("python", "train.py")
     receipt = only_receipt(local)
     what = {"reseed": "generator", "unseeded": "generator", "flag": "flag"}
-    events = {(e["kind"], e[what.get(e["kind"], "kind")], e.get("file"), e.get("line")) for e in receipt["events"]}
+    # Turning a flag back imports parts of torch that make generators of their own; those are listed as a library's.
+    listed = [e for e in receipt["events"] if e.get("origin") != "library"]
+    events = {(e["kind"], e[what.get(e["kind"], "kind")], e.get("file"), e.get("line")) for e in listed}
     assert events == {
         (kind, name, "train.py", line)
         for kind, name, line in (
@@ -284,21 +286,17 @@ def test_a_failure_inside_the_hook_at_any_moment_never_breaks_the_program_and_is
 
 def test_values_that_are_no_json_leave_a_whole_receipt(local):
     program = """
-import random, numpy
-class Unspeakable:
+import random, numpy, subprocess
+class Unspeakable(int):
     def __repr__(self):
         raise ValueError("no words")
-    def __hash__(self):
-        return 3
-for seed in (float("nan"), float("inf"), numpy.float64(1.5), numpy.int64(2), "\\udcff", b"\\xff"):
+for seed in (float("nan"), float("inf"), numpy.float64(1.5), "\\udcff", b"\\xff", Unspeakable(5)):
     random.seed(seed)
-import subprocess
+numpy.random.seed(numpy.int64(2))
 subprocess.run(["python", "-c", "pass", "\\udcff"])
-print("went on")
+print("went on", random.random())
 """
-    assert local.run("python", "-c", program).stdout == "went on\n"
-    assert len([e for e in only_main(local)["events"] if e["kind"] == "reseed"]) == 6
-
-
-def only_main(local):
-    return next(r for r in receipts(local) if r["children"])
+    assert local.run("python", "-c", program).stdout == "went on 0.6229016948897019\n", "random.seed(5) was done"
+    (main,) = (receipt for receipt in receipts(local) if receipt["children"])
+    kinds = [event["kind"] for event in main["events"]]
+    assert (kinds.count("reseed"), kinds.count("failure")) == (6, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 from dataclasses import fields
@@ -11,12 +12,14 @@ import pytest
 import typer
 
 from reprobox.cli.app import COMMANDS, app
+from reprobox.cli.recipe import knobs
 from reprobox.engines import EngineInfo, EngineName
 from reprobox.images import BuildResult
 from reprobox.project import Project
 from reprobox.recipe import KNOBS, VARIABLES, Recipe
 from reprobox.runs.manifest import first_manifest
 from reprobox.runs.plan import RunRequest, make_plan
+from reprobox.runs.receipts import read_receipts
 from reprobox.settings import SETTINGS
 
 ROOT = Path(__file__).parents[2]
@@ -128,12 +131,12 @@ def test_every_variable_and_setting_is_in_the_reference():
     assert set(re.findall(r"^\| `(REPROBOX_\w+)`", box, re.MULTILINE)) == set(VARIABLES)
 
 
-def fields_of(schema):
-    """The top-level fields that ``docs/reference/files.md`` lists for a schema."""
+def fields_of(schema, inside=""):
+    """The fields that ``docs/reference/files.md`` lists for a schema: the top-level ones, or those of one of them."""
     text = (DOCS / "reference" / "files.md").read_text().split(f"## `{schema}`")[1].split("\n## ")[0]
-    table = text.split("| outcome | meaning |")[0]
+    table = text.split("\n| outcome | meaning |")[0].split("### The ledger")[0]
     cells = re.findall(r"^\| (`[^|]*)\|", table, re.MULTILINE)
-    return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+    return {name for cell in cells for name in re.findall(rf"`{re.escape(inside)}(\w+)`", cell)}
 
 
 def test_the_reference_names_the_fields_of_a_plan_a_manifest_and_a_result(tmp_path):
@@ -141,6 +144,31 @@ def test_the_reference_names_the_fields_of_a_plan_a_manifest_and_a_result(tmp_pa
     request = RunRequest(command=("true",), recipe=Recipe(seed=1), engine=EngineName.LOCAL, project=project)
     plan = make_plan(request, "id", tmp_path / "run", None)
     manifest = first_manifest(plan, EngineInfo(name="local", version="0"), (), None)
-    assert fields_of("reprobox.plan/1") == plan.to_json().keys() - {"schema"}
-    assert fields_of("reprobox.manifest/1") <= manifest.keys() | {"out_of_memory"}
+    assert fields_of("reprobox.plan/1") == (plan.to_json().keys() - {"schema"}) | {"knobs"}
+    assert fields_of("reprobox.manifest/1") == manifest.keys() | {"out_of_memory"}
     assert fields_of("reprobox.build/1") == {field.name for field in fields(BuildResult)}
+
+
+def test_the_reference_names_the_fields_of_the_recipe():
+    (knob, *_) = knobs(Recipe(seed=1))
+    section = (DOCS / "reference" / "files.md").read_text().split("## `reprobox.recipe/1`")[1].split("\n## ")[0]
+    row = next(line for line in section.splitlines() if line.startswith("| `knobs`"))
+    assert fields_of("reprobox.recipe/1") == {"schema", *Recipe().to_json(), "knobs", "words"}
+    assert knob.keys() <= set(re.findall(r"`(\w+)`", row))
+
+
+def test_the_reference_names_the_fields_of_a_receipt(tmp_path):
+    tree = ast.parse((ROOT / "reprobox" / "box" / "receipt.py").read_text())
+    calls = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "_state.update"
+    ]
+    written = {keyword.arg for call in calls for keyword in call.keywords if keyword.arg}
+    assert fields_of("reprobox.receipt/1") == written | {"events"}
+    assert fields_of("reprobox.manifest/1", "receipt.") == read_receipts(tmp_path).to_json().keys()
+
+
+def test_the_page_of_the_receipt_explains_every_kind_of_event():
+    code = "".join(path.read_text() for path in (ROOT / "reprobox" / "box").glob("*.py"))
+    kinds = set(re.findall(r"\bnote\(\s*\"([a-z-]+)\"", code))
+    page = (DOCS / "concepts" / "receipt.md").read_text().split("## Events")[1].split("\n## ")[0]
+    assert set(re.findall(r"^\| `([a-z-]+)` \|", page, re.MULTILINE)) == kinds
