@@ -110,9 +110,9 @@ def _watch_pool(module, recipe):
     del recipe
 
     def make(original):
-        def worker(inqueue, *arguments, **options):
-            _guarded(_watch_queue, inqueue, "multiprocessing.Pool")
-            return original(inqueue, *arguments, **options)
+        def worker(inqueue, outqueue, *arguments, **options):
+            _guarded(_watch_queues, inqueue, outqueue, "multiprocessing.Pool")
+            return original(inqueue, outqueue, *arguments, **options)
 
         return worker
 
@@ -124,9 +124,9 @@ def _watch_executor(module, recipe):
     del recipe
 
     def make(original):
-        def _process_worker(call_queue, *arguments, **options):
-            _guarded(_watch_queue, call_queue, "ProcessPoolExecutor")
-            return original(call_queue, *arguments, **options)
+        def _process_worker(call_queue, result_queue, *arguments, **options):
+            _guarded(_watch_queues, call_queue, result_queue, "ProcessPoolExecutor")
+            return original(call_queue, result_queue, *arguments, **options)
 
         return _process_worker
 
@@ -152,26 +152,32 @@ def _note_pool(name, count, pool):
         _hook.load("receipt").note("pool", pool=name, workers=workers, file=file, line=line)
 
 
-def _watch_queue(queue, pool):
-    """Look at the generators each time the worker asks for its next task."""
-    get = queue.get
-    seen = []
+def _watch_queues(tasks, results, pool):
+    """Look at the generators when the worker takes a task, and when it hands in the result.
 
-    def watched(*arguments, **options):
-        _guarded(look)
+    Before the result is gone: with the last one the pool may end, and its workers by a signal.
+    """
+    get, put = tasks.get, results.put
+    before = {}
+
+    def watched_get(*arguments, **options):
         task = get(*arguments, **options)
         _guarded(remember)
         return task
 
-    def look():
-        now = _states()
-        if seen and any(seen[0].get(name) != state for name, state in now.items()):
-            _hook.load("receipt").note("pool-draw", pool=pool)
+    def watched_put(*arguments, **options):
+        _guarded(look)
+        return put(*arguments, **options)
 
     def remember():
-        seen[:] = [_states()]
+        before.clear()
+        before.update(_states())
 
-    queue.get = watched
+    def look():
+        if any(before.get(name) != state for name, state in _states().items()):
+            _hook.load("receipt").note("pool-draw", pool=pool)
+
+    tasks.get, results.put = watched_get, watched_put
 
 
 def _states():

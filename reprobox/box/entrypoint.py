@@ -60,7 +60,8 @@ def main(argv: Sequence[str] | None = None, *, image_environment: Mapping[str, s
             for note in notes:
                 _say(note)
         _record_stage(run_dir, "exec", required=True)
-        _sign_the_ledger(run_dir, arguments.command, environment)
+        if recipe.profile is not Profile.OFF:
+            _sign_the_ledger(run_dir, arguments.command, environment)
         if image_environment and not Path(RECIPE_FILE).exists():
             _leave_recipe(recipe, run_dir)
     except ReproboxError as error:

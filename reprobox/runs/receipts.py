@@ -14,6 +14,18 @@ __all__ = ["Receipts", "read_receipts"]
 
 SCHEMA = "reprobox.receipt/1"
 
+PLACE = ("file", "line")
+EVENT_FIELDS = {
+    "reseed": ("generator", "value", *PLACE),
+    "flag": ("flag", "after", *PLACE),
+    "unseeded": ("generator", *PLACE),
+    "nondeterministic": ("op", *PLACE),
+    "split": ("what", *PLACE),
+    "pool": ("pool", "workers", *PLACE),
+    "entropy": ("source", *PLACE),
+}
+"""What the line shows of each kind of event."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Receipts:
@@ -90,20 +102,44 @@ class Receipts:
 
 
 def read_receipts(folder: Path) -> Receipts:
-    """Read the receipts and the ledger in a run's folder; what is torn or of a newer schema is passed over."""
+    """Read the receipts and the ledger in a run's folder; one that is torn or of a newer schema is passed over."""
     processes = []
     for path in sorted(folder.glob("receipt-*.json")):
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if isinstance(document, dict) and document.get("schema") == SCHEMA:
+        if _is_receipt(document):
             processes.append(document)
     signed, started = _read_ledger(folder / "ledger")
     for process in processes:
         for child in process.get("children", ()):
             started[child["pid"]] = child["program"]
     return Receipts(processes=tuple(processes), signed=frozenset(signed), started=started)
+
+
+def _is_receipt(document: Any) -> bool:
+    """Say whether ``document`` holds what is read of it here: the program could write to the folder as well."""
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        return False
+    events, children = document.get("events", []), document.get("children", [])
+    return (
+        isinstance(document.get("start_ns"), int)
+        and isinstance(document.get("generators", {}), dict)
+        and isinstance(events, list)
+        and all(map(_is_event, events))
+        and isinstance(children, list)
+        and all(isinstance(c, dict) and isinstance(c.get("pid"), int) and "program" in c for c in children)
+    )
+
+
+def _is_event(event: Any) -> bool:
+    return (
+        isinstance(event, dict)
+        and isinstance(event.get("kind"), str)
+        and isinstance(event.get("count", 1), int)
+        and all(field in event for field in EVENT_FIELDS.get(event["kind"], ()))
+    )
 
 
 def _read_ledger(path: Path) -> tuple[set[int], dict[int, str]]:

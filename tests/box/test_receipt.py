@@ -290,7 +290,7 @@ import random, numpy, subprocess
 class Unspeakable(int):
     def __repr__(self):
         raise ValueError("no words")
-for seed in (float("nan"), float("inf"), numpy.float64(1.5), "\\udcff", b"\\xff", Unspeakable(5)):
+for seed in (float("nan"), float("inf"), numpy.float64(1.5), "\\u2603", b"\\xff", Unspeakable(5)):
     random.seed(seed)
 numpy.random.seed(numpy.int64(2))
 subprocess.run(["python", "-c", "pass", "\\udcff"])

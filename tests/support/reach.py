@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -357,7 +359,7 @@ class Reach:
     def project(self, row, engine):
         """Return the command line in a new project folder that holds the row's files."""
         folder = self.root / engine / row.name.replace("/", "-")
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         cli = Cli(folder, engine)
         for name, text in row.files.items():
             cli.write(name, text, executable=text.startswith("#!"))
@@ -368,21 +370,22 @@ class Reach:
         command = [self._place(word, engine) for word in row.command]
         more = [*row.flags, *(self._package_flags(engine) if row.packages else ())]
 
-        def run(*flags):
+        def run(flags):
             return cli.run(*command, flags=(*flags, *more))
 
-        first = run("--seed", "42")
-        receipt = cli.manifest()["receipt"]
+        # A run waits more than it computes.
         with ThreadPoolExecutor() as threads:
-            runs = (("--seed", "42"), ("--seed", "43"), ("--profile", "off"))
-            again, other, without = threads.map(lambda flags: run(*flags).stdout, runs)
+            seeds = (("--seed", "42"), ("--seed", "42"), ("--seed", "43"), ("--profile", "off"))
+            first, again, other, without = threads.map(run, seeds)
+        run_id = re.match(r"reprobox: run (\S+) ", first.stderr)[1]
+        manifest = next(folder for folder in cli.runs() if folder.name == run_id) / "manifest.json"
         lines = [line for line in first.stderr.splitlines() if line.startswith("reprobox: receipt: ")]
         return Outcome(
             first=_ordered(first.stdout),
-            again=_ordered(again),
-            other_seed=_ordered(other),
-            without=_ordered(without),
-            receipt=receipt,
+            again=_ordered(again.stdout),
+            other_seed=_ordered(other.stdout),
+            without=_ordered(without.stdout),
+            receipt=json.loads(manifest.read_text())["receipt"],
             line=lines[-1],
         )
 
