@@ -55,7 +55,9 @@ def _program(command):
     """Return the command line if its program is a Python interpreter, else ``None``."""
     words = [command] if isinstance(command, (str, bytes, os.PathLike)) else list(command)
     words = [os.fsdecode(word) for word in words]
-    return " ".join(words[:4]) if words and _PYTHON.fullmatch(words[0]) else None
+    if not words or not _PYTHON.fullmatch(words[0]):
+        return None
+    return " ".join(_hook.load("receipt").without_arguments(words))
 
 
 def _pin_start_method(module, recipe):

@@ -7,6 +7,7 @@ nothing of this process behind. It runs with ``-I -S``: nothing of the user's is
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import shutil
@@ -264,9 +265,16 @@ def _sign_the_ledger(run_dir: str | None, command: Sequence[str], environment: M
         return
     try:
         with (Path(run_dir) / "ledger").open("a", encoding="utf-8") as ledger:
-            ledger.write(f"main {os.getpid()} {' '.join(' '.join(command[:4]).split())}\n")
+            ledger.write(f"main {os.getpid()} {_without_arguments(command)}\n")
     except OSError:
         return  # the stage was written a moment ago; what goes wrong here is not worth stopping a run for
+
+
+def _without_arguments(command: Sequence[str]) -> str:
+    """Return the command line up to its first word that is no option: what follows is the program's, and may be secret."""
+    options = list(itertools.takewhile(lambda word: word.startswith("-") and word != "-c", command[1:]))
+    script = command[1 + len(options) :][:1]
+    return " ".join(" ".join([command[0], *options, *script]).split())
 
 
 def _is_python(program: str, environment: Mapping[str, str]) -> bool:

@@ -47,6 +47,7 @@ def install():
     if recipe.get("profile", "off") == "off":
         return
     sys.meta_path.insert(0, _Finder())
+    _watch_entropy()
     os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
     _sign_the_ledger()
     for name in TARGETS:
@@ -172,6 +173,24 @@ def _after_fork_in_child():
     _forks[0] = 0
     if "_reprobox_receipt" in sys.modules:
         load("receipt").after_fork()
+
+
+def _watch_entropy():
+    """Have draws from the operating system listed, whoever imports what: os is there before any import of the program's."""
+    original = os.urandom
+    if hasattr(original, "reprobox_original"):
+        return
+
+    def urandom(size):
+        try:
+            load("watch").note_entropy()
+        except Exception as error:
+            report_failure("a draw of entropy is not listed", error)
+        return original(size)
+
+    urandom.__doc__ = original.__doc__
+    urandom.reprobox_original = original
+    os.urandom = urandom
 
 
 def _sign_the_ledger():

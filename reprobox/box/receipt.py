@@ -38,7 +38,7 @@ def start():
         host=os.uname().nodename,
         rank=None,
         lineage=".".join(_hook.lineage),
-        argv=[*getattr(sys, "orig_argv", sys.argv)],
+        argv=without_arguments(sys.orig_argv),
         python=sys.version.split()[0],
         start_ns=time.time_ns(),
         start=_now(),
@@ -61,6 +61,16 @@ def hash_seed_in_force():
     """Say whether str.__hash__ follows the recipe: ``-E``, ``-I`` and an emptied environment leave it to chance."""
     wanted = os.environ.get("PYTHONHASHSEED", "")
     return wanted.isdigit() and not sys.flags.ignore_environment
+
+
+def without_arguments(words):
+    """Return a Python command line up to its script or module: what follows may be secret, and is the program's."""
+    kept = list(words[:1])
+    for word in words[1:]:
+        if word == "-c" or kept[-1] == "-m" or not word.startswith("-"):
+            return [*kept, word]
+        kept.append(word)
+    return kept
 
 
 def after_fork():

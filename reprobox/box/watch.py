@@ -124,20 +124,12 @@ def _instance_seed(original):
 
 
 def _watch_entropy(random):
-    """List draws of real entropy by user code; they stay random."""
-
-    def make(original):
-        def urandom(size):
-            guarded(_note_entropy)
-            return original(size)
-
-        return urandom
-
-    wrap(os, "urandom", make)
-    random._urandom = os.urandom  # what SystemRandom and secrets draw through
+    """List draws of real entropy through SystemRandom and secrets as well, which hold os.urandom under another name."""
+    random._urandom = os.urandom
 
 
-def _note_entropy():
+def note_entropy():
+    """List a draw of real entropy by user code; it stays random."""
     file, line, origin = receipt.caller(through=ENTROPY_MODULES)
     if origin == "user":
         receipt.note("entropy", source="os.urandom", file=file, line=line)

@@ -85,7 +85,7 @@ class Receipts:
         ]
         if not parts:
             seeded = sum(1 for p in self.processes if p.get("seeds"))
-            parts = [f"{_count(seeded, 'process')} seeded, nothing changed"]
+            parts = [f"{_count(seeded, 'process')} seeded, nothing changed" if seeded else "no generator was imported"]
         escaped = list(self.escaped.values())
         shown = f"{_count(len(escaped), 'process')} escaped ({escaped[0]})" if escaped else "nothing escaped"
         return f"receipt: {'; '.join([*parts, shown])}"

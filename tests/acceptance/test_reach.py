@@ -153,7 +153,10 @@ def test_a_split_that_ranks_would_disagree_on_is_reported_under_offset_alone(cli
     }
     assert {e["processes"] for e in seen} == {2}
     assert "3 splits that ranks would disagree on: random_split at splits.py:4 and 2 more" in done.stderr
-    for twin in (("-e", "WORLD_SIZE=2", "-e", "RANK=0", "--rank-seeds", "same"), ("-e", "WORLD_SIZE=1", "-e", "RANK=0")):
+    for twin in (
+        ("-e", "WORLD_SIZE=2", "-e", "RANK=0", "--rank-seeds", "same"),
+        ("-e", "WORLD_SIZE=1", "-e", "RANK=0"),
+    ):
         cli.run("python", "splits.py", flags=("--seed", "42", *twin))
         assert "split" not in cli.manifest()["receipt"]["events"]
 
