@@ -275,7 +275,7 @@ def test_an_interpreter_of_this_machine_that_nothing_can_reach_is_reported_as_es
 def test_a_foreign_interpreter_that_nothing_can_reach_is_reported_as_escaped(cli, flag):
     python = Reach(None, None)._place("BASE_PYTHON", "local")
     done = cli.run(python, flag, "-c", RANDOM)
-    assert f"; 1 process escaped ({python} {flag} -c import random;" in done.stderr
+    assert f"; 1 process escaped ({python} {flag} -c)" in done.stderr
     assert "nothing escaped" in cli.run(python, "-c", RANDOM).stderr
 
 

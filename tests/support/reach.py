@@ -142,23 +142,20 @@ if __name__ == "__main__":
 """
 
 GROUP = """\
-import random, sys, tempfile
+import random, tempfile
 import numpy, torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-def draw():
-    return f"{random.random()} {numpy.random.rand()} {torch.rand(1).item()}"
-
 def rank(number, folder):
     if number == 1:
         numpy.random.seed(7)  # its own from here on
-    own = numpy.random.get_state()[1][0]
     dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=number, world_size=2)
     with open(f"{folder}/{number}", "w") as file:
         print(random.random(), torch.rand(1).item(), *([numpy.random.rand()] if number == 1 else []), file=file)
     with open(f"{folder}/name-{number}", "w") as file:
         file.write(tempfile.mktemp())
+    dist.barrier()  # a rank that leaves early breaks a connection that the other is still making
     dist.destroy_process_group()
 
 if __name__ == "__main__":
