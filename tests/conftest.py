@@ -8,15 +8,35 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from support.cli import Cli
+from support.engine import built_image, connected_client
 
 HERE = Path(__file__).parent
 IN_CI = bool(os.environ.get("CI"))
 
 
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if "engine" in getattr(item, "fixturenames", ()) or "docker_client" in getattr(item, "fixturenames", ()):
-            item.user_properties.append(("needs", "engine"))
+@pytest.fixture(scope="session")
+def docker_client():
+    """A client of the real engine; skipped with the reason where there is none, and never in CI."""
+    return connected_client()
+
+
+@pytest.fixture(scope="session")
+def image(docker_client):
+    """Engine id of the CPU image, built if it is not there."""
+    return built_image(docker_client)
+
+
+@pytest.fixture
+def docker(tmp_path, image):
+    """The command line on the Docker engine, in a project of its own."""
+    return Cli(tmp_path, "docker")
+
+
+@pytest.fixture
+def local(tmp_path):
+    """The command line on the local engine, in a project of its own."""
+    return Cli(tmp_path, "local")
 
 
 def pytest_runtest_makereport(item, call):
