@@ -6,6 +6,7 @@ import shutil
 import tarfile
 
 import pytest
+from support.said import Said
 
 from reprobox.engines.digests import config_digest
 from reprobox.errors import BuildError
@@ -14,20 +15,6 @@ from reprobox.images.pipeline import cache_folder
 from reprobox.images.wheels import sha256_of
 
 pytestmark = pytest.mark.engine
-
-
-class Said:
-    def __init__(self):
-        self.lines = []
-
-    def say(self, line):
-        self.lines.append(line)
-
-    def progress(self, label, done, total):
-        pass
-
-    def log(self, line):
-        pass
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import time
 import uuid
 
 import pytest
+from support.said import Said
 
 from reprobox import __version__
 from reprobox.engines.digests import config_digest_from_archive
@@ -25,20 +26,6 @@ LIST_OPT = """
 find /opt -printf '%y %m %U:%G %p %l\\n' | sort
 find /opt -type f -print0 | sort -z | xargs -0 sha256sum
 """
-
-
-class Said:
-    def __init__(self):
-        self.lines, self.logged = [], []
-
-    def say(self, line):
-        self.lines.append(line)
-
-    def progress(self, label, done, total):
-        pass
-
-    def log(self, line):
-        self.logged.append(line)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 
 import pytest
 
@@ -11,6 +10,7 @@ from reprobox.engines.docker import connect
 from reprobox.errors import EngineUnavailable
 from reprobox.images import BuildRequest, build
 from reprobox.runs.plan import RUN_LABEL
+from support.said import Said
 
 
 @functools.cache
@@ -21,22 +21,9 @@ def connected_client():
         pytest.skip(str(error))
 
 
-class Quiet:
-    """A build's reporter that keeps to the log of the test."""
-
-    def say(self, line):
-        sys.stderr.write(line + "\n")
-
-    def log(self, line):
-        sys.stderr.write(line)
-
-    def progress(self, label, done, total):
-        pass
-
-
 @functools.cache
 def built_image(client):
-    return build(BuildRequest(variant="cpu"), client=client, report=Quiet()).engine_id
+    return build(BuildRequest(variant="cpu"), client=client, report=Said()).engine_id
 
 
 def boxes_left(client, run_ids):

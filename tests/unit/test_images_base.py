@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import docker.errors
 import pytest
+from support.said import Said
 
 from reprobox.engines.digests import config_digest, config_digest_from_archive
 from reprobox.errors import BuildError, EngineError, UsageError
@@ -15,20 +16,6 @@ from reprobox.images.builders import BuildJob, build_classic
 
 DIGEST = "sha256:" + "d" * 64
 IMAGE_ID = "sha256:" + "1" * 64
-
-
-class Said:
-    def __init__(self):
-        self.lines, self.logged = [], []
-
-    def say(self, line):
-        self.lines.append(line)
-
-    def progress(self, label, done, total):
-        pass
-
-    def log(self, line):
-        self.logged.append(line)
 
 
 class FakeClient:

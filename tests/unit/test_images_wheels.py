@@ -5,26 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.said import Said
 
 from reprobox.errors import ArtefactError
 from reprobox.images import sources, wheels
 from reprobox.images.wheels import Pin, collect, parse_lock
 
 A, B = "a" * 64, "b" * 64
-
-
-class Said:
-    def __init__(self):
-        self.lines = []
-
-    def say(self, line):
-        self.lines.append(line)
-
-    def progress(self, label, done, total):
-        pass
-
-    def log(self, line):
-        pass
 
 
 def wheel(folder, name="thing-1.0-py3-none-any.whl", content=b"content"):
