@@ -10,7 +10,7 @@ packages="docker.io iptables mmdebstrap uidmap"
 [ "${1:-}" = --tests ] && packages="$packages docker-registry"
 log=${TMPDIR:-/tmp}/reprobox-engine-$(id -u).log
 
-probe="from reprobox.engines.docker import connect; connect()"
+probe="from reprobox.engines.connection import connect; connect()"
 answers() { .venv/bin/python -c "$probe" 2>/dev/null; }
 answers_root() { $as_root .venv/bin/python -c "$probe" 2>/dev/null; }
 

@@ -36,11 +36,13 @@ RECIPE_VARIABLE = "_REPROBOX_RECIPE"
 RECIPE_FILE = "/run/reprobox/recipe.json"
 """Where the CLI mounts the recipe (``hook.RECIPE_FILE``)."""
 
+SECRETS = Path("/run/secrets")
+
 SITE = Path(__file__).resolve().parent / "site"
 
 
 def main(argv: Sequence[str] | None = None, *, image_environment: Mapping[str, str] = IMAGE_ENVIRONMENT) -> int:
-    """Run ``[--chdir=DIR] [--] COMMAND…`` under the recipe of the environment; return an exit code only on failure.
+    """Run ``[--chdir=DIR] [--secrets=NAME,…] [--] COMMAND…`` under the recipe; return an exit code only on failure.
 
     :param argv: the arguments, ``sys.argv[1:]`` by default.
     :param image_environment: knobs the image baked into the environment. One that still has this value is not the
@@ -54,6 +56,7 @@ def main(argv: Sequence[str] | None = None, *, image_environment: Mapping[str, s
         arguments = _Arguments.parse(sys.argv[1:] if argv is None else argv)
         recipe, seed_note = _choose_seed(settings.recipe, os.environ)
         environment, notes = box_environment(os.environ, recipe, image_environment)
+        environment.update(_secrets(arguments.secrets))
         _enter(arguments.directory)
         notes += _provide_home(environment)
         if not settings.quiet:
@@ -80,21 +83,39 @@ def main(argv: Sequence[str] | None = None, *, image_environment: Mapping[str, s
 class _Arguments:
     """The entrypoint's own options, and the command after them."""
 
-    def __init__(self, command: Sequence[str], directory: str | None) -> None:
+    def __init__(self, command: Sequence[str], directory: str | None, secrets: Sequence[str]) -> None:
         self.command = command
         self.directory = directory
+        self.secrets = secrets
 
     @classmethod
     def parse(cls, argv: Sequence[str]) -> _Arguments:
         rest = list(argv)
-        directory = None
-        if rest and rest[0].startswith("--chdir="):
-            directory = rest.pop(0).partition("=")[2]
+        given = {}
+        while rest and rest[0].startswith(("--chdir=", "--secrets=")):
+            name, _, value = rest.pop(0).partition("=")
+            given[name] = value
         if rest and rest[0] == "--":
             rest.pop(0)
         if not rest:
             raise BoxError("no command was given", remedy="name the program to run, as in: python train.py")
-        return cls(rest, directory)
+        secrets = [name for name in given.get("--secrets", "").split(",") if name]
+        return cls(rest, given.get("--chdir"), secrets)
+
+
+def _secrets(names: Sequence[str]) -> dict[str, str]:
+    """Read the files under /run/secrets that the command gets as variables, without the newline that ends a file."""
+    result = {}
+    for name in names:
+        try:
+            value = (SECRETS / name).read_bytes()
+        except OSError as error:
+            raise BoxError(
+                f"the secret {name} cannot be read in the box ({os.strerror(error.errno or errno.EIO)})",
+                remedy="run as the user who gave it",
+            ) from error
+        result[name] = os.fsdecode(value[:-1] if value.endswith(b"\n") else value)
+    return result
 
 
 def _choose_seed(recipe: Recipe, environment: Mapping[str, str]) -> tuple[Recipe, str]:

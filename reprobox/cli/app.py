@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
-import sys
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,8 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from reprobox import __version__
-from reprobox.cli.console import say
-from reprobox.errors import ReproboxError
+from reprobox.cli.failures import guarded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,13 +19,12 @@ __all__ = ["app", "run_app"]
 
 COMMANDS = {
     "run": "Run a command in the box, seeded and recorded.",
-    "runs": "List and show recorded runs.",
+    "shell": "Open a shell in the box.",
+    "runs": "List recorded runs; show, follow, stop or remove one.",
     "recipe": "Show what is seeded and fixed, and why.",
     "build": "Build the image.",
 }
 """Every command: the module of this package with its name, and its one-line help."""
-
-UNEXPECTED_EXIT = 125
 
 
 class _LazyGroup(TyperGroup):
@@ -86,50 +82,7 @@ def root(
 
 def run_app(arguments: Sequence[str]) -> int:
     """Parse and run ``arguments``; return the exit code. Every failure ends in one sentence on stderr."""
-    debug = "--debug" in arguments[:1]
-    try:
-        code = app(args=list(arguments), prog_name="reprobox", standalone_mode=False)
-    except ReproboxError as error:
-        if debug:
-            _print_traceback(error.detail)
-        _say(str(error))
-        return error.exit_code
-    except typer.TyperException as error:
-        message = error.format_message().rstrip(".")
-        if not message or type(error).__name__ == "NoArgsIsHelpError":
-            print(error)
-        else:
-            _say(f"{message[:1].lower()}{message[1:]}; see {_help_of(error)}")
-        return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        return 130
-    except BrokenPipeError:
-        # Whoever read our output has stopped; python would complain once more while it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 141
-    except Exception as error:
-        if debug:
-            _print_traceback(None)
-        _say(
-            f"reprobox itself failed ({type(error).__name__}: {error}); run it again with `reprobox --debug` and report this"
-        )
-        return UNEXPECTED_EXIT
-    return code if isinstance(code, int) else 0
-
-
-def _help_of(error: typer.TyperException) -> str:
-    context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "reprobox"
-    return f"`{path} --help`"
-
-
-def _print_traceback(detail: str | None) -> None:
-    import traceback
-
-    traceback.print_exc()
-    if detail:
-        sys.stderr.write(detail.rstrip() + "\n")
-
-
-def _say(line: str) -> None:
-    say(" ".join(line.split()))
+    return guarded(
+        lambda: app(args=list(arguments), prog_name="reprobox", standalone_mode=False),
+        debug="--debug" in arguments[:1],
+    )

@@ -46,7 +46,7 @@ def build(
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing on stderr.")] = False,
 ) -> None:
     """Build the image: wheels fetched here and checked by hash, installed with the network off."""
-    from reprobox.engines.docker import connect
+    from reprobox.engines.connection import connect
     from reprobox.images import BuildRequest
     from reprobox.images import build as build_image
 

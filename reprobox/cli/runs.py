@@ -8,21 +8,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reprobox.errors import RecordError
+from reprobox.cli.console import say, silent
+from reprobox.errors import EngineError, RecordError, UsageError
 from reprobox.project import Project
-from reprobox.runs.store import RunStore
+from reprobox.runs import later
+from reprobox.runs.interrupts import Interrupts
+from reprobox.runs.store import RunRecord, RunStore
+from reprobox.runs.streams import Output
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False, help="List and show recorded runs.")
+app = typer.Typer(
+    rich_markup_mode=None, add_completion=False, help="List recorded runs; show, follow, stop or remove one."
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Reference = Annotated[str, typer.Argument(metavar="RUN", help="The beginning of an id, last, or last~2.")]
 
 
 @app.callback(invoke_without_command=True)
 def runs(context: typer.Context, as_json: Json = False) -> None:
-    """List and show recorded runs."""
+    """List recorded runs; show, follow, stop or remove one."""
     if context.invoked_subcommand is None:
         list_runs(as_json=as_json)
 
@@ -51,11 +58,11 @@ def list_runs(as_json: Json = False) -> None:
 
 @app.command()
 def show(
-    reference: Annotated[str, typer.Argument(help="The beginning of an id, last, or last~2.")] = "last",
+    reference: Reference = "last",
     as_json: Json = False,
 ) -> None:
     """Show one run's manifest."""
-    manifest = _store().find(reference).manifest()
+    manifest = _completed(_store().find(reference))
     if as_json:
         print(json.dumps(manifest, indent=2))
         return
@@ -64,13 +71,109 @@ def show(
     Console().print(_rendered(manifest))
 
 
+@app.command()
+def logs(
+    reference: Reference = "last",
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run ends.")] = False,
+) -> None:
+    """Print a run's output: its stdout on stdout, its stderr on stderr."""
+    record = _store().find(reference)
+    output = Output()
+    if follow:
+        later.wait(record, say, output.write)
+        return
+    _completed(record)
+    for stream, data in later.output(record):
+        if not output.write(stream, data) and stream == "stdout":
+            return
+
+
+@app.command()
+def wait(reference: Reference = "last", as_json: Json = False) -> int:
+    """Wait for a run's end; exit with its exit code."""
+    manifest = later.wait(_store().find(reference), say)
+    if as_json:
+        print(json.dumps(manifest, indent=2))
+    return _exit_code(manifest)
+
+
+@app.command()
+def stop(
+    reference: Reference = "last",
+    seconds: Annotated[
+        int | None, typer.Option("-t", "--time", min=0, help="Seconds between TERM and KILL; 10 by default.")
+    ] = None,
+) -> None:
+    """Stop a run: TERM, and KILL if that does not end it."""
+    record = _store().find(reference)
+    if not later.unfinished(record, record.manifest()):
+        say(f"run {record.id} has ended already")
+        return
+    manifest = later.stop(record, seconds, say)
+    say(f"run {record.id} ended with exit code {_shown(manifest['exit_code'])}")
+
+
+@app.command()
+def attach(reference: Reference = "last") -> int:
+    """Connect to a running box: its output from now on, your signals, and your input where it was given -i.
+
+    Ctrl-P Ctrl-Q leaves a box that has a terminal, and it goes on.
+    """
+    record = _store().find(reference)
+    with Interrupts(say) as interrupts:
+        code = later.attach(record, interrupts, say)
+    if code is None:
+        say(f"left to itself; `reprobox runs attach {record.id}` comes back to it")
+    return code or 0
+
+
+@app.command()
+def rm(
+    references: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs, as in the other commands.")],
+    force: Annotated[bool, typer.Option("-f", "--force", help="Stop a run that has not ended.")] = False,
+) -> None:
+    """Remove the records of runs, output included."""
+    store = _store()
+    records = [store.find(reference) for reference in references]
+    for record in records:
+        if _is_unfinished(record):
+            if not force:
+                raise UsageError(
+                    f"run {record.id} has not ended", remedy="stop it with `reprobox runs stop`, or add --force"
+                )
+            later.stop(record, None, say)
+    for record in records:
+        store.remove(record)
+
+
+def _completed(record: RunRecord) -> dict[str, Any]:
+    """Return a run's manifest, completed where the run is over and whoever minded it was killed."""
+    manifest = record.manifest()
+    try:
+        return later.complete_if_over(record, manifest, silent)
+    except EngineError:
+        return manifest  # what is on record can be shown without the engine
+
+
+def _is_unfinished(record: RunRecord) -> bool:
+    try:
+        return later.unfinished(record, record.manifest())
+    except RecordError:
+        return False  # a record that cannot be read can be removed
+
+
+def _exit_code(manifest: dict[str, Any]) -> int:
+    code = manifest.get("exit_code")
+    return code if isinstance(code, int) else EngineError.exit_code
+
+
 def _store() -> RunStore:
     return RunStore(Project.find(Path()).root)
 
 
 def _manifest_or_note(run_id: str, run: Any) -> dict[str, Any]:
     try:
-        return dict(run.manifest())
+        return _completed(run)
     except RecordError as error:
         # One unreadable record must not hide the others.
         return {"id": run_id, "outcome": "unreadable", "message": str(error)}

@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
-from reprobox.engines.base import Box, BoxSpec, Engine, EngineInfo, Exit, ImageInfo, Mount, Stream
+from reprobox.engines.base import (
+    RUN_LABEL,
+    Box,
+    BoxOptions,
+    BoxSpec,
+    Engine,
+    EngineInfo,
+    Exit,
+    FoundBox,
+    ImageInfo,
+    Mount,
+    Stream,
+)
+from reprobox.errors import EngineUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
+    "RUN_LABEL",
     "Box",
+    "BoxOptions",
     "BoxSpec",
     "Engine",
     "EngineInfo",
     "EngineName",
     "Exit",
+    "FoundBox",
     "ImageInfo",
     "Mount",
     "Stream",
+    "choose_engine",
     "open_engine",
 ]
 
@@ -25,6 +45,7 @@ class EngineName(StrEnum):
     """The engines a person can choose."""
 
     DOCKER = "docker"
+    PODMAN = "podman"
     LOCAL = "local"
 
 
@@ -35,9 +56,38 @@ def open_engine(name: EngineName) -> Engine:
             from reprobox.engines.docker import DockerEngine
 
             return DockerEngine()
+        case EngineName.PODMAN:
+            from reprobox.engines.podman import PodmanEngine
+
+            return PodmanEngine()
         case EngineName.LOCAL:
             from reprobox.engines.local import LocalEngine
 
             return LocalEngine()
         case _:
             assert_never(name)
+
+
+def choose_engine(name: EngineName, *, chosen: bool, say: Callable[[str], None]) -> Engine:
+    """Return the engine called ``name``, or Podman where there is no Docker, nobody ``chosen`` one, and Podman answers.
+
+    The choice is told by ``say``: the images of one are not the other's.
+
+    :raises EngineUnavailable: as Docker's, where neither answers.
+    """
+    engine = open_engine(name)
+    if chosen or name is not EngineName.DOCKER:
+        return engine
+    try:
+        engine.info()
+    except EngineUnavailable:
+        podman = open_engine(EngineName.PODMAN)
+        try:
+            podman.info()
+        except EngineUnavailable:
+            pass
+        else:
+            say("no Docker answers; using Podman (--engine podman)")
+            return podman
+        raise
+    return engine

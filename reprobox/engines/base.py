@@ -9,9 +9,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
-__all__ = ["Box", "BoxSpec", "Engine", "EngineInfo", "Exit", "ImageInfo", "Mount", "Stream"]
+    from reprobox.engines.splice import Delivered
+
+__all__ = [
+    "RUN_LABEL",
+    "Box",
+    "BoxOptions",
+    "BoxSpec",
+    "Device",
+    "Engine",
+    "EngineInfo",
+    "Exit",
+    "FoundBox",
+    "ImageInfo",
+    "Mount",
+    "Port",
+    "Stream",
+    "Ulimit",
+]
 
 Stream = Literal["stdout", "stderr"]
+
+RUN_LABEL = "reprobox.run"
+"""The label every box carries: the id of its run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +45,70 @@ class Mount:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ulimit:
+    """A limit of the box's processes (``nofile``, ``memlock``…); -1 is no limit."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """A device node of the host in the box; ``permissions`` is any of ``r``, ``w`` and ``m``."""
+
+    source: str
+    target: str
+    permissions: str = "rwm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Port:
+    """A port of the box reached through the host; without ``host_port`` the engine picks a free one."""
+
+    box_port: int
+    protocol: Literal["tcp", "udp", "sctp"] = "tcp"
+    host_port: int | None = None
+    host_address: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxOptions:
+    """What Docker's own flags set of a box, with Docker's meaning; ``None`` and empty leave the engine's default.
+
+    ``memory_bytes`` is the limit of memory (swap as Docker sets it), ``cpus`` the share of
+    CPU time, ``cpuset`` the cores (``0-3,7``), ``hosts`` lines of /etc/hosts (name to address), ``stop_timeout`` the
+    seconds between TERM and KILL when the box is stopped. Every capability is dropped but ``cap_add``.
+    """
+
+    memory_bytes: int | None = None
+    cpus: float | None = None
+    cpuset: str | None = None
+    pids_limit: int | None = None
+    ulimits: tuple[Ulimit, ...] = ()
+    devices: tuple[Device, ...] = ()
+    groups: tuple[str, ...] = ()
+    ports: tuple[Port, ...] = ()
+    hostname: str | None = None
+    hosts: Mapping[str, str] = field(default_factory=dict)
+    ipc: str | None = None
+    platform: str | None = None
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ("ALL",)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    stop_timeout: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class BoxSpec:
     """Everything an engine needs to make one box: pure data.
 
     ``environment`` maps a name to its value, or to ``None`` to remove what the image sets. ``directory`` is entered by
     the entrypoint and not by the engine, which would create it. ``shm_bytes`` is the size of /dev/shm. ``gpus`` are
-    UUIDs in the order asked for. ``tmpfs`` maps a path to its mount options.
+    UUIDs in the order asked for. ``tmpfs`` maps a path to its mount options. ``secrets`` are the names of the files
+    under /run/secrets that the entrypoint exports. ``stdin`` keeps the command's input open for :meth:`Box.feed`;
+    ``terminal`` gives it a terminal, and with it one output stream; ``detached`` leaves the input to who attaches
+    later. ``log`` lets the engine keep a copy of the output, to catch up with after an interruption. ``labels`` are reprobox's own, by which a box is found again.
     """
 
     run_id: str
@@ -47,7 +125,12 @@ class BoxSpec:
     gpus: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     read_only: bool = True
-    pids_limit: int | None = None
+    secrets: tuple[str, ...] = ()
+    stdin: bool = False
+    terminal: bool = False
+    detached: bool = False
+    log: bool = True
+    options: BoxOptions = field(default_factory=BoxOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,15 +157,19 @@ class ImageInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Exit:
-    """How the command ended: its exit code, whether the kernel killed for memory, and the engine's own error text."""
+    """How the command ended: its exit code, whether the kernel killed for memory, and the engine's own error text.
+
+    ``engine_was_away`` says that the engine stopped answering meanwhile: an end by a signal may be its doing.
+    """
 
     code: int
     out_of_memory: bool = False
     error: str = ""
+    engine_was_away: bool = False
 
 
 class Box(Protocol):
-    """One created box. Leaving the ``with`` block stops it if it runs and removes it, however far it came."""
+    """One box. Leaving the ``with`` block ends and removes it, however far it came, unless it was left to itself."""
 
     def attach(self) -> None:
         """Connect to the streams; called before :meth:`start`, so that nothing is lost."""
@@ -90,14 +177,34 @@ class Box(Protocol):
     def start(self) -> None:
         """Start the command. :raises EngineError: where the engine cannot."""
 
-    def stream(self, write: Callable[[Stream, bytes], None]) -> None:
-        """Hand every piece of output to ``write``, in order per stream, until both streams end."""
+    def stream(self, write: Callable[[Stream, bytes], None], say: Callable[[str], None]) -> None:
+        """Hand every piece of output to ``write``, in order per stream, until both streams end with the command.
+
+        A connection that breaks is made again and what was missed is fetched; ``say`` is told of it.
+
+        :raises EngineUnavailable: when the engine stays away; the box may still run.
+        """
+
+    def feed(self, data: bytes) -> None:
+        """Give the command input; an end of the command meanwhile is no error."""
+
+    def end_input(self) -> None:
+        """Close the command's input: it reads end of file."""
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Tell the command's terminal its size in characters; a box that has ended already has none."""
 
     def signal(self, number: int) -> None:
-        """Send a signal to the command; a box that has ended already takes none, and that is no error."""
+        """Send a signal to the command; a box that has ended already takes none, and that is no error.
+
+        :raises EngineUnavailable: when the engine does not answer.
+        """
 
     def wait(self) -> Exit:
         """Wait for the end and say how it was."""
+
+    def leave(self) -> None:
+        """Leave the box to itself: the ``with`` block will neither end nor remove it, and a blocked stream ends."""
 
     def __enter__(self) -> Self: ...
 
@@ -107,6 +214,28 @@ class Box(Protocol):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None: ...
+
+
+class FoundBox(Box, Protocol):
+    """A box that was made earlier, perhaps by a process that is no more."""
+
+    @property
+    def running(self) -> bool:
+        """Whether its command still runs, as the engine says now."""
+
+    def started(self) -> bool:
+        """Say whether the command was ever started."""
+
+    def catch_up(
+        self,
+        places: Mapping[Stream, Delivered],
+        write: Callable[[Stream, bytes], None],
+        say: Callable[[str], None],
+    ) -> None:
+        """Hand ``write`` the output from ``places`` on, as the engine kept it, until the command's end."""
+
+    def stop(self, seconds: int | None = None) -> None:
+        """Send TERM, and KILL after ``seconds`` (the box's own --stop-timeout, or 10)."""
 
 
 class Engine(Protocol):
@@ -122,5 +251,14 @@ class Engine(Protocol):
     def image(self, reference: str) -> ImageInfo:
         """Look up an image. :raises ImageNotFound: when the engine does not have it."""
 
+    def pull(self, reference: str, progress: Callable[[str], None]) -> ImageInfo:
+        """Fetch an image from its registry and return exactly what was fetched.
+
+        :raises EngineError: when it could not be had; an older local image never takes its place.
+        """
+
     def create(self, spec: BoxSpec) -> Box:
         """Make a box and start nothing. :raises EngineError: where the engine refuses; nothing is left behind."""
+
+    def find(self, run_id: str) -> FoundBox | None:
+        """Return the box of the run ``run_id``, running or ended, if there still is one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from reprobox.engines.base import Box, BoxSpec, Engine, EngineInfo, Exit, ImageInfo, Stream
+from reprobox.engines.base import Box, BoxSpec, Engine, EngineInfo, Exit, FoundBox, ImageInfo, Stream
 from reprobox.errors import EngineError, ImageNotFound
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class FakeEngine(Engine):
     script: Script = field(default_factory=Script)
     images: Mapping[str, ImageInfo] = field(default_factory=dict)
     boxes: list[FakeBox] = field(default_factory=list)
+    found: dict[str, FoundBox] = field(default_factory=dict)
 
     def info(self) -> EngineInfo:
         return EngineInfo(name=self.name, version="0")
@@ -46,6 +47,13 @@ class FakeEngine(Engine):
         if reference not in self.images:
             raise ImageNotFound(f"the image {reference} is not there", remedy="give it to the fake")
         return self.images[reference]
+
+    def pull(self, reference: str, progress: Callable[[str], None]) -> ImageInfo:
+        progress(f"pulling {reference}")
+        return self.image(reference)
+
+    def find(self, run_id: str) -> FoundBox | None:
+        return self.found.get(run_id)
 
     def create(self, spec: BoxSpec) -> Box:
         box = FakeBox(spec, self.script)
@@ -62,6 +70,9 @@ class FakeBox(Box):
         self.script = script
         self.events: list[str] = []
         self.signals: list[int] = []
+        self.input = b""
+        self.size: tuple[int, int] | None = None
+        self.left = False
 
     def do(self, verb: str) -> None:
         self.events.append(verb)
@@ -76,7 +87,8 @@ class FakeBox(Box):
         if self.script.on_start is not None:
             self.script.on_start(self.spec)
 
-    def stream(self, write: Callable[[Stream, bytes], None]) -> None:
+    def stream(self, write: Callable[[Stream, bytes], None], say: Callable[[str], None]) -> None:
+        del say
         self.do("stream")
         for stream, data in self.script.output:
             write(stream, data)
@@ -84,9 +96,21 @@ class FakeBox(Box):
     def signal(self, number: int) -> None:
         self.signals.append(number)
 
+    def feed(self, data: bytes) -> None:
+        self.input += data
+
+    def end_input(self) -> None:
+        self.events.append("end_input")
+
+    def resize(self, rows: int, columns: int) -> None:
+        self.size = (rows, columns)
+
     def wait(self) -> Exit:
         self.do("wait")
         return self.script.exit
+
+    def leave(self) -> None:
+        self.left = True
 
     def __enter__(self) -> Self:
         return self
@@ -97,4 +121,4 @@ class FakeBox(Box):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.events.append("remove")
+        self.events.append("leave" if self.left else "remove")

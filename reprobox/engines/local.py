@@ -7,17 +7,22 @@ run as a child process, so validation, announcement, seeding and exit codes are 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import platform
+import pty
 import selectors
 import signal as signals
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import reprobox.box
-from reprobox.engines.base import Box, BoxSpec, Engine, EngineInfo, Exit, ImageInfo, Stream
+from reprobox.engines.base import Box, BoxSpec, Engine, EngineInfo, Exit, FoundBox, ImageInfo, Stream
 from reprobox.errors import EngineError, ImageNotFound
 
 if TYPE_CHECKING:
@@ -27,6 +32,10 @@ if TYPE_CHECKING:
 STOP_GRACE_SECONDS = 10
 _CHUNK = 1 << 16
 _LAUNCHER = Path(reprobox.box.__file__).with_name("local.py")
+_TAKE_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+)
+"""Makes standard input the controlling terminal of a process that leads a session, and goes on as another program."""
 
 
 class LocalEngine(Engine):
@@ -41,8 +50,17 @@ class LocalEngine(Engine):
     def image(self, reference: str) -> ImageInfo:
         raise ImageNotFound(f"the local engine has no images, so {reference} cannot be used", remedy="drop --image")
 
+    def pull(self, reference: str, progress: Callable[[str], None]) -> ImageInfo:
+        del progress
+        return self.image(reference)
+
     def create(self, spec: BoxSpec) -> Box:
         return LocalBox(spec)
+
+    def find(self, run_id: str) -> FoundBox | None:
+        """Return ``None``: a command that outlives the process that started it cannot be waited for by another."""
+        del run_id
+        return None
 
 
 class LocalBox(Box):
@@ -51,6 +69,10 @@ class LocalBox(Box):
     def __init__(self, spec: BoxSpec) -> None:
         self.spec = spec
         self._process: subprocess.Popen[bytes] | None = None
+        self._terminal: int | None = None
+        self._outputs: dict[int, Stream] = {}
+        self._input: int | None = None
+        self._left = False
 
     def attach(self) -> None:
         """Nothing to do: the pipes are made with the process."""
@@ -60,34 +82,78 @@ class LocalBox(Box):
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("REPROBOX_")}
         merged = {**inherited, **self.spec.environment}
         environment = {name: value for name, value in merged.items() if value is not None}
+        command = [sys.executable, "-IS", str(_LAUNCHER), f"--chdir={self.spec.directory}", "--", *self.spec.command]
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-IS", str(_LAUNCHER), f"--chdir={self.spec.directory}", "--", *self.spec.command],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=environment,
-                process_group=0,
-            )
+            if self.spec.terminal:
+                self._start_on_a_terminal(command, environment)
+            else:
+                self._start_on_pipes(command, environment)
         except (OSError, ValueError) as error:
             raise EngineError(f"the command could not be started ({error})") from error
 
-    def stream(self, write: Callable[[Stream, bytes], None]) -> None:
+    def _start_on_pipes(self, command: list[str], environment: dict[str, str]) -> None:
+        self._process = process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE if self.spec.stdin and not self.spec.detached else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            process_group=0,
+        )
+        if process.stdin is not None:
+            self._input = os.dup(process.stdin.fileno())
+            process.stdin.close()
+        for pipe, stream in ((process.stdout, "stdout"), (process.stderr, "stderr")):
+            if pipe is not None:
+                self._outputs[pipe.fileno()] = stream  # type: ignore[assignment]
+
+    def _start_on_a_terminal(self, command: list[str], environment: dict[str, str]) -> None:
+        self._terminal, inner = pty.openpty()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-IS", "-c", _TAKE_TERMINAL, *command],
+                stdin=inner,
+                stdout=inner,
+                stderr=inner,
+                env={"TERM": "xterm", **environment},
+                start_new_session=True,
+            )
+        finally:
+            os.close(inner)
+        self._outputs[self._terminal] = "stdout"
+        self._input = os.dup(self._terminal) if self.spec.stdin else None
+
+    def stream(self, write: Callable[[Stream, bytes], None], say: Callable[[str], None]) -> None:
+        del say
         process = self._running()
         with selectors.DefaultSelector() as selector:
-            for pipe, stream in ((process.stdout, "stdout"), (process.stderr, "stderr")):
-                if pipe is not None:
-                    selector.register(pipe, selectors.EVENT_READ, stream)
-            while selector.get_map():
+            for descriptor, stream in self._outputs.items():
+                selector.register(descriptor, selectors.EVENT_READ, stream)
+            while selector.get_map() and not self._left:
                 ready = selector.select(timeout=0.2)
                 if not ready and process.poll() is not None:
                     return  # what is left of its group holds the pipes; as in a box, it ends with the command
                 for key, _ in ready:
-                    data = os.read(key.fd, _CHUNK)
+                    data = _read(key.fd)
                     if data:
                         write(key.data, data)
                     else:
-                        selector.unregister(key.fileobj)
+                        selector.unregister(key.fd)
+
+    def feed(self, data: bytes) -> None:
+        view = memoryview(data)
+        with contextlib.suppress(OSError):
+            while view and self._input is not None:
+                view = view[os.write(self._input, view) :]
+
+    def end_input(self) -> None:
+        descriptor, self._input = self._input, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def resize(self, rows: int, columns: int) -> None:
+        if self._terminal is not None:
+            fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def signal(self, number: int) -> None:
         # The group may outlive its leader.
@@ -97,6 +163,9 @@ class LocalBox(Box):
     def wait(self) -> Exit:
         code = self._running().wait()
         return Exit(code=128 - code if code < 0 else code)
+
+    def leave(self) -> None:
+        self._left = True
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
@@ -112,16 +181,29 @@ class LocalBox(Box):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._process is None:
-            return
-        if self._process.poll() is None:
-            self.signal(signals.SIGTERM)
-            try:
-                self._process.wait(STOP_GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
-                self.signal(signals.SIGKILL)
-                self._process.wait()
-        self.signal(signals.SIGKILL)
-        for pipe in (self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                pipe.close()
+        if self._process is not None and not self._left:
+            if self._process.poll() is None:
+                self.signal(signals.SIGTERM)
+                try:
+                    self._process.wait(STOP_GRACE_SECONDS)
+                except subprocess.TimeoutExpired:
+                    self.signal(signals.SIGKILL)
+                    self._process.wait()
+            self.signal(signals.SIGKILL)
+            for pipe in (self._process.stdout, self._process.stderr):
+                if pipe is not None:
+                    pipe.close()
+        for descriptor in (self._terminal, self._input):
+            if descriptor is not None:
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+        self._terminal = self._input = None
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, _CHUNK)
+    except OSError as error:
+        if error.errno == errno.EIO:  # what Linux says of a terminal that nobody holds any more
+            return b""
+        raise

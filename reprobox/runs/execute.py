@@ -7,185 +7,205 @@ of 15 trials, removing automatically lost the exit code, and the end of the stre
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
-import select
-import shutil
 import signal
 import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from reprobox.errors import OutputError, ReproboxError
+from reprobox.errors import EngineUnavailable, ReproboxError
 from reprobox.recipe import Profile
-from reprobox.runs.interrupts import Interrupted, Interrupts
+from reprobox.runs.finish import conclude, finish
+from reprobox.runs.interrupts import Interrupted, Interrupts, reaches
+from reprobox.runs.logs import RunLogs
 from reprobox.runs.manifest import Outcome, now
 from reprobox.runs.plan import write_box_files
-from reprobox.runs.receipts import read_receipts
+from reprobox.runs.secrets import write_secrets
+from reprobox.runs.store import HANDED_OVER
+from reprobox.runs.streams import Input, Output, Terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from reprobox.engines import Engine, Exit, Stream
+    from reprobox.engines import Box, Engine, Exit, Stream
     from reprobox.runs.plan import RunPlan
     from reprobox.runs.store import RunRecord
 
-__all__ = ["Output", "execute"]
+__all__ = ["Outside", "execute"]
 
 SIGNAL_BASE = 128
-HANDED_OVER = "exec"
-"""The stage the entrypoint records just before the command takes its place."""
 READER_GONE_GRACE_SECONDS = 10
-_NOBODY_READS = (errno.EPIPE, errno.EIO, errno.EBADF)
-"""The reader has gone, the terminal has, or the caller closed the stream before it started us."""
+STAGE_POLL_SECONDS = 0.02
 
 
-class Output:
-    """This process's stdout and stderr as the command's: bytes, unbuffered, and whether anyone still reads them."""
+@dataclass(frozen=True, kw_only=True)
+class Outside:
+    """What a run is connected to at this end.
 
-    def __init__(self, stdout: int = 1, stderr: int = 2) -> None:
-        self._descriptors: dict[Stream, int] = {"stdout": stdout, "stderr": stderr}
-        self._closed: set[Stream] = set()
+    ``say`` tells a person a line. ``started`` is called once the command has taken the box over.
+    """
 
-    def write(self, stream: Stream, data: bytes) -> bool:
-        """Write all of ``data``, waiting for a slow reader; return whether the stream still has a reader."""
-        if stream in self._closed:
-            return False
-        descriptor = self._descriptors[stream]
-        view = memoryview(data)
-        while view:
-            try:
-                view = view[os.write(descriptor, view) :]
-            except BlockingIOError:
-                select.select([], [descriptor], [])
-            except OSError as error:
-                if error.errno not in _NOBODY_READS:
-                    raise OutputError(
-                        f"the command's {stream} cannot be written ({error.strerror}), so the command was stopped",
-                        remedy="make room where the output goes, and run it again",
-                    ) from error
-                self._closed.add(stream)
-                return False
-        return True
+    interrupts: Interrupts
+    say: Callable[[str], None]
+    output: Output = field(default_factory=Output)
+    started: Callable[[], None] | None = None
 
 
-def execute(
-    plan: RunPlan,
-    engine: Engine,
-    record: RunRecord,
-    manifest: dict[str, Any],
-    output: Output,
-    interrupts: Interrupts,
-    say: Callable[[str], None],
-) -> int:
+class _Departure:
+    """Whether the box is left to itself, and why: the keys for it were typed, or its engine does not answer a signal."""
+
+    def __init__(self, box: Box) -> None:
+        self._box = box
+        self.detached = False
+        self.gave_up = False
+
+    def detach(self) -> None:
+        self.detached = True
+        self._box.leave()
+
+    def give_up(self) -> None:
+        self.gave_up = True
+        self._box.leave()
+
+
+def execute(plan: RunPlan, engine: Engine, record: RunRecord, manifest: dict[str, Any], outside: Outside) -> int:
     """Carry ``plan`` out and return the exit code to end with: the command's own, or reprobox's.
 
     The manifest in ``record`` is valid at every moment and complete when this returns or raises.
 
-    :raises ReproboxError: when the engine or reprobox failed; nothing of the run is left but its record.
+    :raises ReproboxError: when the engine or reprobox failed; nothing of the run is left but its record, and, where the
+        engine went away, the box: `reprobox runs wait` finds it.
     """
 
     def update(**fields: object) -> None:
         manifest.update(fields)
         record.write(manifest)
 
-    try:
-        update()
-        ended = _run(plan, engine, record, output, interrupts, update)
-    except Interrupted as error:
-        code = SIGNAL_BASE + error.number
-        update(
-            outcome=str(Outcome.INTERRUPTED),
-            end=now(),
-            exit_code=code,
-            exit_code_of="reprobox",
-            message=f"{error} came before the command was started",
-        )
-        return code
-    except BaseException as error:
-        with contextlib.suppress(OSError):
+    with record.held():
+        try:
+            update()
+            logs = RunLogs(record.folder, keep=plan.request.log, say=outside.say)
+            try:
+                ended = _run(plan, engine, record, logs, outside, update)
+            finally:
+                logs.close()
+                manifest["streams"] = logs.to_json()
+        except Interrupted as error:
+            code = SIGNAL_BASE + error.number
+            finish(record, manifest)
             update(
-                outcome=str(Outcome.FAILED),
-                stage=record.stage(),
+                outcome=str(Outcome.INTERRUPTED),
                 end=now(),
-                exit_code=error.exit_code if isinstance(error, ReproboxError) else ReproboxError.exit_code,
+                exit_code=code,
                 exit_code_of="reprobox",
-                message=str(error) or type(error).__name__,
+                message=f"{error} came before the command was started",
             )
-        raise
-    finally:
-        if engine.isolates:
-            shutil.rmtree(record.folder / "box", ignore_errors=True)
-    receipts = read_receipts(record.folder)
-    if plan.recipe.profile is not Profile.OFF and record.stage() == HANDED_OVER:
-        say(receipts.summary())
-    return _conclude(ended, record, say, lambda **fields: update(**fields, receipt=receipts.to_json()))
+            return code
+        except BaseException as error:
+            stage = record.stage()
+            if not (isinstance(error, EngineUnavailable) and manifest["outcome"] == Outcome.RUNNING):
+                finish(record, manifest)
+            with contextlib.suppress(OSError):
+                update(
+                    outcome=str(Outcome.FAILED),
+                    stage=stage,
+                    end=now(),
+                    exit_code=error.exit_code if isinstance(error, ReproboxError) else ReproboxError.exit_code,
+                    exit_code_of="reprobox",
+                    message=str(error) or type(error).__name__,
+                )
+            raise
+        if ended is None:
+            outside.say(f"left to itself; `reprobox runs attach {record.id}` comes back to it")
+            return 0
+        receipts = finish(record, manifest)
+        if plan.recipe.profile is not Profile.OFF and record.stage() == HANDED_OVER:
+            outside.say(receipts.summary())
+        update(**conclude(ended, record.stage(), outside.say))
+        return ended.code
 
 
 def _run(
     plan: RunPlan,
     engine: Engine,
     record: RunRecord,
-    output: Output,
-    interrupts: Interrupts,
+    logs: RunLogs,
+    outside: Outside,
     update: Callable[..., None],
-) -> Exit:
-    if engine.isolates:
-        write_box_files(record.folder / "box", plan.recipe)
-    if plan.compile_cache is not None:
-        plan.compile_cache.mkdir(parents=True, exist_ok=True)
+) -> Exit | None:
+    """Make the box, start it and stay with it to its end; return ``None`` where it was left to itself."""
+    interrupts, request = outside.interrupts, plan.request
+    write_box_files(record.box_folder, plan.recipe, request.owner)
+    if plan.secrets is not None:
+        write_secrets(plan.secrets, request.secrets, request.owner)
+    for folder in plan.caches:
+        folder.mkdir(parents=True, exist_ok=True)
     interrupts.raise_if_pending()
-    with engine.create(plan.box) as box:
+    with engine.create(plan.box) as box, contextlib.ExitStack() as stack:
         update(outcome=str(Outcome.CREATED))
         box.attach()
         interrupts.raise_if_pending()
+        departure = _Departure(box)
+        ours = not request.detached
+        terminal = Terminal() if request.terminal and ours else None
         box.start()
-        interrupts.forward_to(box.signal)
         update(outcome=str(Outcome.RUNNING), start=now())
-        box.stream(_writer(output, interrupts, box.signal))
-        return box.wait()
+
+        def resize() -> None:
+            if terminal is not None:
+                box.resize(*terminal.size())
+
+        if terminal is not None:
+            resize()
+            if request.stdin:
+                stack.enter_context(terminal)
+        interrupts.forward_to(box, give_up=departure.give_up, resize=resize if terminal else None)
+        if request.stdin and ours:
+            stack.enter_context(Input(box, departure.detach if terminal else None))
+        if outside.started is not None:
+            stack.enter_context(_watch_for_the_start(record, outside.started))
+        box.stream(_writer(outside, logs, box), outside.say)
+        if departure.gave_up:
+            raise EngineUnavailable(
+                "the engine does not answer, so the command could not be killed and may still run",
+                remedy=f"see to the engine; reprobox runs stop {record.id} then ends the command",
+            )
+        return None if departure.detached else box.wait()
 
 
-def _writer(
-    output: Output,
-    interrupts: Interrupts,
-    send: Callable[[int], None],
-) -> Callable[[Stream, bytes], None]:
+@contextlib.contextmanager
+def _watch_for_the_start(record: RunRecord, started: Callable[[], None]) -> Iterator[None]:
+    """Call ``started`` once the box has recorded that the command takes it over."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            if record.stage() == HANDED_OVER:
+                started()
+                return
+            over.wait(STAGE_POLL_SECONDS)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+        if record.stage() == HANDED_OVER:
+            thread.join()
+    finally:
+        over.set()
+
+
+def _writer(outside: Outside, logs: RunLogs, box: Box) -> Callable[[Stream, bytes], None]:
     """Write the command's output; when nobody reads its stdout any more, end the command (docker leaves it running)."""
     told = False
 
     def write(stream: Stream, data: bytes) -> None:
         nonlocal told
-        if not output.write(stream, data) and stream == "stdout" and not told:
+        logs.write(stream, data)
+        if not outside.output.write(stream, data) and stream == "stdout" and not told:
             told = True
-            interrupts.interrupt(signal.SIGTERM)
-            killer = threading.Timer(READER_GONE_GRACE_SECONDS, send, args=(signal.SIGKILL,))
+            outside.interrupts.interrupt(signal.SIGTERM)
+            killer = threading.Timer(READER_GONE_GRACE_SECONDS, reaches, args=(box, signal.SIGKILL))
             killer.daemon = True
             killer.start()
 
     return write
-
-
-def _conclude(ended: Exit, record: RunRecord, say: Callable[[str], None], update: Callable[..., None]) -> int:
-    stage = record.stage()
-    handed_over = stage == HANDED_OVER
-    killed = ended.code == SIGNAL_BASE + signal.SIGKILL
-    if ended.out_of_memory and killed:
-        outcome, message = Outcome.OUT_OF_MEMORY, "the command ran out of memory and was killed"
-    elif not handed_over and ended.code > SIGNAL_BASE:
-        outcome, message = Outcome.INTERRUPTED, "the box was ended by a signal before the command was started"
-    elif not handed_over:
-        outcome, message = Outcome.REFUSED, ended.error or "the box refused; its sentence is on stderr"
-    else:
-        outcome, message = Outcome.EXITED, None
-    if ended.out_of_memory:
-        say(message or "a process of the command ran out of memory and was killed; the command itself went on")
-    update(
-        outcome=str(outcome),
-        stage=stage,
-        end=now(),
-        exit_code=ended.code,
-        exit_code_of="command" if handed_over else "reprobox",
-        message=message,
-        out_of_memory=ended.out_of_memory,
-    )
-    return ended.code

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Literal
 
 from reprobox.errors import EngineError, ImageNotFound, UsageError
 from reprobox.recipe import BOX_PROTOCOL
+from reprobox.reference import is_image_id
 from reprobox.reference import parse as parse_reference
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from reprobox.engines import Engine, ImageInfo
 
 __all__ = ["choose_image"]
@@ -18,11 +21,16 @@ def choose_image(
     engine: Engine,
     reference: str | None,
     variant: Literal["cpu", "cuda"],
+    *,
+    pull: Literal["missing", "always", "never"] = "never",
+    say: Callable[[str], None] = lambda _line: None,
 ) -> tuple[str | None, ImageInfo | None]:
     """Return the image a run takes and what the engine knows of it.
 
     Without a ``reference``: the local image built from exactly this reprobox's inputs for ``variant``. The local engine
     has no images: ``(None, None)``.
+
+    :param pull: when an image that was asked for by name is fetched from its registry; reprobox's own is built.
 
     :raises ImageNotFound: with the command that builds or fetches what is missing.
     :raises EngineError: when the image is not reprobox's, or speaks another protocol.
@@ -31,11 +39,12 @@ def choose_image(
         return reference, None
     if reference is not None:
         try:
-            parse_reference(reference)
+            if not is_image_id(reference):
+                parse_reference(reference)
         except UsageError as error:
             # Not exit 2: docker and podman answer 125 to a reference that is none, and so do scripts around them.
             raise ImageNotFound(error.message, remedy=error.remedy) from error
-        found = engine.image(reference)
+        found = _named(engine, reference, pull, say)
         _check_protocol(reference, found)
         return reference, found
     from reprobox.images import input_digest, local_tag
@@ -55,6 +64,19 @@ def choose_image(
         )
     _check_protocol(tag, found)
     return tag, found
+
+
+def _named(engine: Engine, reference: str, pull: str, say: Callable[[str], None]) -> ImageInfo:
+    by_id = is_image_id(reference)
+    if pull == "always" and not by_id:
+        return engine.pull(reference, say)
+    try:
+        return engine.image(reference)
+    except ImageNotFound:
+        if pull == "never" or by_id:
+            raise
+    say(f"{reference} is not on this machine; pulling it")
+    return engine.pull(reference, say)
 
 
 def _check_protocol(reference: str, image: ImageInfo) -> None:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Self
 
+from reprobox.errors import EngineUnavailable
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType, TracebackType
 
-__all__ = ["Interrupted", "Interrupts"]
+    from reprobox.engines import Box
+
+__all__ = ["Interrupted", "Interrupts", "reaches"]
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""Signals that mean "end": the third of them kills."""
+
+HANDED_ON = (signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that mean what the command makes of them, and come as often as they are sent."""
+
 KILL_AT = 3
+ANSWER_SECONDS = 5
 
 
 class Interrupted(Exception):
@@ -44,37 +55,54 @@ class Interrupts:
         if self._first is not None:
             raise Interrupted(self._first)
 
-    def forward_to(self, send: Callable[[int], None]) -> None:
-        """From now on hand every signal, those that came during the start included, to ``send``."""
-        self._thread = threading.Thread(target=self._forward, args=(send,), name="reprobox-signals", daemon=True)
+    def forward_to(self, box: Box, *, give_up: Callable[[], None], resize: Callable[[], None] | None = None) -> None:
+        """From now on hand every signal, those that came during the start included, to ``box``.
+
+        :param give_up: called when the killing signal does not reach the box, because its engine does not answer.
+        :param resize: called when the terminal's size changes.
+        """
+        if resize is not None:
+            self._catch(signal.SIGWINCH)
+        self._thread = threading.Thread(
+            target=self._forward, args=(box, give_up, resize), name="reprobox-signals", daemon=True
+        )
         self._thread.start()
 
     def interrupt(self, number: int) -> None:
         """Act as if this process had been sent ``number``."""
-        if self._first is None:
+        if self._first is None and number in FORWARDED:
             self._first = number
         self._queue.put(number)
 
-    def _forward(self, send: Callable[[int], None]) -> None:
+    def _forward(self, box: Box, give_up: Callable[[], None], resize: Callable[[], None] | None) -> None:
         count = 0
         while (number := self._queue.get()) is not None:
-            count += 1
+            if number == signal.SIGWINCH:
+                if resize is not None:
+                    resize()
+                continue
+            count += number in FORWARDED
             name = signal.Signals(number).name
-            send(number if count < KILL_AT else signal.SIGKILL)
-            if count > 1:
-                self._say(
-                    f"{name} sent again; once more kills the command" if count < KILL_AT else "killing the command"
-                )
+            last = count >= KILL_AT
+            if count > 1 and number in FORWARDED:
+                self._say("killing the command" if last else f"{name} sent again; once more kills the command")
+            if not reaches(box, signal.SIGKILL if last else number):
+                self._say(f"the engine does not answer, so {name} has not reached the command")
+                if last:
+                    give_up()
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         self.interrupt(number)
 
     def __enter__(self) -> Self:
-        for number in FORWARDED:
+        for number in (*FORWARDED, *HANDED_ON):
             # A signal the caller ignores (nohup) stays ignored.
             if signal.getsignal(number) is not signal.SIG_IGN:
-                self._previous[number] = signal.signal(number, self._handle)
+                self._catch(number)
         return self
+
+    def _catch(self, number: int) -> None:
+        self._previous[number] = signal.signal(number, self._handle)
 
     def __exit__(
         self,
@@ -87,3 +115,16 @@ class Interrupts:
             self._thread.join(timeout=5)
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+
+
+def reaches(box: Box, number: int) -> bool:
+    """Send a signal, and say whether the engine took it in time; a hung one must not hold up the next signal."""
+    taken = threading.Event()
+
+    def send() -> None:
+        with contextlib.suppress(EngineUnavailable):
+            box.signal(number)
+            taken.set()
+
+    threading.Thread(target=send, daemon=True).start()
+    return taken.wait(ANSWER_SECONDS)

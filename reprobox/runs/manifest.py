@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import os
-import re
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from reprobox import __version__
 from reprobox.engines import EngineName
+from reprobox.runs.hashes import file_hashes
 from reprobox.runs.host import git_facts, host_facts
+from reprobox.runs.plan import options_to_json
+from reprobox.runs.redaction import redacted, redacted_words
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from reprobox.engines import EngineInfo
     from reprobox.gpus import Gpu
     from reprobox.runs.plan import RunPlan
 
-__all__ = ["SCHEMA", "Outcome", "first_manifest", "redacted"]
+__all__ = ["SCHEMA", "Outcome", "first_manifest", "now"]
 
 SCHEMA = "reprobox.manifest/1"
 
@@ -39,25 +39,10 @@ class Outcome(StrEnum):
     """A signal came before the command was started."""
     FAILED = "failed"
     """The engine, or reprobox itself, failed."""
-
-
-_SECRET_WORD = re.compile(
-    r"TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|APIKEY"
-    r"|(?:^|_)(?:PASS|PWD|PAT|KEY|AUTH|COOKIE|PRIVATE|DSN)(?:_|$)",
-    re.IGNORECASE,
-)
-_SECRET_VALUE = re.compile(
-    r"(?:gh[pousr]_|github_pat_|hf_|sk-|xox[abpr]-|AKIA|ASIA|eyJ|-----BEGIN |glpat-|npm_|pypi-)|://[^/\s:@]+:[^/\s@]+@",
-)
-REDACTED = "(redacted)"
-
-
-def redacted(environment: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Return ``environment`` with every value hidden whose name or look says that it is a secret."""
-    return {
-        name: REDACTED if value and (_SECRET_WORD.search(name) or _SECRET_VALUE.search(value)) else value
-        for name, value in environment.items()
-    }
+    ENGINE_STOPPED = "engine-stopped"
+    """The engine went away while the command ran, and ended it; ``exit_code`` is what it did to the command."""
+    LOST = "lost"
+    """Nobody saw the end: reprobox was killed, and the box is gone."""
 
 
 def now() -> str:
@@ -74,7 +59,7 @@ def first_manifest(plan: RunPlan, engine: EngineInfo, gpus: tuple[Gpu, ...], dri
         "schema": SCHEMA,
         "id": plan.run_id,
         "reprobox": __version__,
-        "command": [REDACTED if _SECRET_VALUE.search(word) else word for word in request.command],
+        "command": redacted_words(request.command, request.secrets.values()),
         "directory": box.directory,
         "project": str(request.project.root),
         "recipe": {**plan.recipe.to_json(), "seed_was_drawn": plan.seed_was_drawn},
@@ -95,14 +80,19 @@ def first_manifest(plan: RunPlan, engine: EngineInfo, gpus: tuple[Gpu, ...], dri
         "gpus": {"driver": driver, "devices": [{"index": g.index, "uuid": g.uuid, "name": g.name} for g in gpus]},
         "git": git_facts(request.project.root),
         "environment": redacted(request.environment),
+        "secrets": sorted(request.secrets),
         "mounts": [
             {"source": m.source, "target": m.target, "read_only": m.read_only, "kind": m.kind} for m in box.mounts
         ],
-        "caches": [] if plan.compile_cache is None else [str(plan.compile_cache)],
+        "caches": [str(folder) for folder in plan.caches],
         "network": None if local else box.network,
         "shm_bytes": None if local else box.shm_bytes,
         "user": box.user or f"{os.getuid()}:{os.getgid()}",
+        "options": options_to_json(box),
+        "detached": request.detached,
         "self_test": "off",
+        "inputs": file_hashes(request.project.root, request.inputs),
+        "outputs": dict.fromkeys(request.outputs),
         "planned": now(),
         "start": None,
         "end": None,
@@ -111,5 +101,6 @@ def first_manifest(plan: RunPlan, engine: EngineInfo, gpus: tuple[Gpu, ...], dri
         "exit_code": None,
         "exit_code_of": None,
         "message": None,
+        "streams": None,
         "receipt": None,
     }

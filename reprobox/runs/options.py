@@ -146,19 +146,25 @@ def parse_environment(entries: Iterable[str], host: Mapping[str, str]) -> dict[s
     result: dict[str, str | None] = {}
     for entry in entries:
         name, separator, value = entry.partition("=")
-        if not _KEY.fullmatch(name):
-            raise UsageError(f"-e: {name!r} is not a variable's name", remedy="give NAME=VALUE or NAME")
-        if name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
-            raise UsageError(f"-e {name}: which GPUs the box sees has a flag of its own", remedy="use --gpus")
-        if name.startswith(("REPROBOX_", "_REPROBOX_")):
-            raise UsageError(
-                f"-e {name}: the recipe's variables have flags of their own",
-                remedy="use --seed, --profile, --threads and the like",
-            )
+        checked_variable(name, "-e")
         if "\0" in value:
             raise UsageError(f"-e {name}: a value cannot contain a NUL byte", remedy="remove it")
         result[name] = value if separator else host.get(name)
     return result
+
+
+def checked_variable(name: str, flag: str) -> str:
+    """Return ``name`` if a box may be given a variable of that name. :raises UsageError: otherwise."""
+    if not _KEY.fullmatch(name):
+        raise UsageError(f"{flag}: {name!r} is not a variable's name", remedy="give NAME=VALUE or NAME")
+    if name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        raise UsageError(f"{flag} {name}: which GPUs the box sees has a flag of its own", remedy="use --gpus")
+    if name.startswith(("REPROBOX_", "_REPROBOX_")):
+        raise UsageError(
+            f"{flag} {name}: the recipe's variables have flags of their own",
+            remedy="use --seed, --profile, --threads and the like",
+        )
+    return name
 
 
 def parse_env_file(path: Path) -> list[str]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import posixpath
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from reprobox.engines import BoxSpec, EngineName, ImageInfo, Mount
+from reprobox.engines import RUN_LABEL, BoxOptions, BoxSpec, EngineName, ImageInfo, Mount
 from reprobox.errors import BoxError, UsageError
 from reprobox.project import WORKSPACE, Project
 from reprobox.recipe import Profile, Recipe, SelfTest, draw_seed, world_size
 from reprobox.runs.options import BOX_HOME, checked_inside_the_project
+from reprobox.runs.secrets import SECRETS, secrets_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,16 +24,18 @@ __all__ = ["BOX_HOME", "BOX_RUN_DIR", "RUN_LABEL", "RunPlan", "RunRequest", "mak
 
 BOX_RUN_DIR = "/run/reprobox/run"
 BOX_CACHE = "/run/reprobox/cache"
-RUN_LABEL = "reprobox.run"
-PIDS_LIMIT = 32768
-"""Enough for any training, and a fork bomb in the box leaves the machine alive."""
+BOX_NAMED_CACHE = "/run/reprobox/named"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
     """What a person asked for, parsed: the input of :func:`make_plan`.
 
-    ``directory`` is ``-w`` as typed, or ``None`` for the caller's own folder in the project.
+    ``directory`` is ``-w`` as typed, or ``None`` for the caller's own folder in the project. ``user`` is the box's user
+    and group id, the caller's own by default. ``secrets`` maps names to what no record may hold. ``inputs`` and
+    ``outputs`` are paths in the project whose hashes are recorded before and after. ``cache`` names a cache of
+    downloaded models and the like that runs share. ``log`` says whether the output is kept beside the record.
+    ``container_flags`` are the flags typed that only a container can follow.
     """
 
     command: tuple[str, ...]
@@ -48,14 +51,33 @@ class RunRequest:
     shm_bytes: int | None = None
     gpus: tuple[Gpu, ...] = ()
     gpus_were_asked_for: bool = False
+    options: BoxOptions = field(default_factory=BoxOptions)
+    tmpfs: Mapping[str, str] = field(default_factory=dict)
+    user: tuple[int, int] | None = None
+    secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    stdin: bool = False
+    terminal: bool = False
+    detached: bool = False
+    writable: bool = False
+    cache: str | None = None
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    log: bool = True
+    container_flags: tuple[str, ...] = ()
     quiet: bool = False
+
+    @property
+    def owner(self) -> tuple[int, int]:
+        """User and group id the command runs as."""
+        return self.user or (os.getuid(), os.getgid())
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
     """Everything that will happen: the recipe with its seed, the box, and what the record says of them.
 
-    ``compile_cache`` is the folder of this machine that the box's Inductor and Triton caches live in, made if missing.
+    ``caches`` are the folders of this machine that runs share, made if missing: what Inductor and Triton compiled, and
+    the named cache. ``secrets`` is where the box's secrets are handed over, or ``None`` where there are none.
     """
 
     run_id: str
@@ -64,7 +86,8 @@ class RunPlan:
     seed_was_drawn: bool
     image: ImageInfo | None
     box: BoxSpec
-    compile_cache: Path | None = None
+    caches: tuple[Path, ...] = ()
+    secrets: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as ``--dry-run`` prints it."""
@@ -86,6 +109,8 @@ class RunPlan:
             "shm_bytes": box.shm_bytes if self.request.engine is not EngineName.LOCAL else None,
             "gpus": list(box.gpus),
             "environment": sorted(self.request.environment),
+            "secrets": sorted(self.request.secrets),
+            "options": options_to_json(box),
         }
 
 
@@ -110,7 +135,7 @@ def make_plan(request: RunRequest, run_id: str, run_folder: Path, image: ImageIn
         **recipe.to_variables(),
         "REPROBOX_QUIET": "on" if request.quiet else "off",
         "REPROBOX_SELFTEST": str(SelfTest.OFF),
-        "REPROBOX_RUN_DIR": str(run_folder) if local else BOX_RUN_DIR,
+        "REPROBOX_RUN_DIR": str(run_folder / "box" / "out") if local else BOX_RUN_DIR,
     }
     if request.gpus or request.gpus_were_asked_for or not local:
         environment |= {
@@ -119,19 +144,23 @@ def make_plan(request: RunRequest, run_id: str, run_folder: Path, image: ImageIn
         }
     name = request.name or f"reprobox-{run_id.lower()}"
     gpus = tuple(gpu.uuid for gpu in request.gpus)
-    cache = None if image is None else compile_cache(image, request.gpus)
+    caches = _caches(request, image)
+    secrets = secrets_folder(run_id) if request.secrets and not local else None
     if local:
+        _refuse_what_local_cannot(request)
         box = BoxSpec(
             run_id=run_id,
             name=name,
             command=request.command,
             directory=_local_directory(request),
-            environment=environment,
+            environment={**{name: os.fsdecode(value) for name, value in request.secrets.items()}, **environment},
             gpus=gpus,
+            stdin=request.stdin,
+            terminal=request.terminal,
+            detached=request.detached,
         )
-        _refuse_what_local_cannot(request)
     else:
-        box = _container(request, run_id, run_folder, name, environment, gpus, image, cache)
+        box = _container(request, run_id, run_folder, name, environment, gpus, image, caches, secrets)
     return RunPlan(
         run_id=run_id,
         request=request,
@@ -139,7 +168,8 @@ def make_plan(request: RunRequest, run_id: str, run_folder: Path, image: ImageIn
         seed_was_drawn=drawn,
         image=image,
         box=box,
-        compile_cache=cache,
+        caches=tuple(caches.values()),
+        secrets=secrets,
     )
 
 
@@ -147,10 +177,10 @@ def _given(environment: Mapping[str, str | None]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if value is not None}
 
 
-def compile_cache(image: ImageInfo, gpus: tuple[Gpu, ...]) -> Path:
-    """Return where this machine keeps what Inductor and Triton compiled for ``image`` on these GPUs (or this CPU).
+def _caches(request: RunRequest, image: ImageInfo | None) -> dict[str, Path]:
+    """Return where the box has each folder that runs share, and where this machine keeps it.
 
-    Shared by runs: an autotuner that times kernels anew may choose others, and with them other bits.
+    Keyed by image and device: an autotuner that times kernels anew may choose others, and with them other bits.
     """
     import hashlib
 
@@ -158,9 +188,23 @@ def compile_cache(image: ImageInfo, gpus: tuple[Gpu, ...]) -> Path:
 
     from reprobox.runs.host import host_facts
 
-    device = sorted(gpu.name for gpu in gpus) or [str(host_facts()["cpu"]), *host_facts()["isa"]]
-    key = hashlib.sha256("\0".join([image.image_id, *device]).encode()).hexdigest()
-    return user_cache_path("reprobox") / "compile" / key[:24]
+    if image is None:
+        return {}
+    device = sorted(gpu.name for gpu in request.gpus) or [str(host_facts()["cpu"]), *host_facts()["isa"]]
+    key = hashlib.sha256("\0".join([image.image_id, *device]).encode()).hexdigest()[:24]
+    home = user_cache_path("reprobox")
+    caches = {BOX_CACHE: home / "compile" / key}
+    if request.cache is not None:
+        caches[BOX_NAMED_CACHE] = home / "named" / request.cache / key
+    return caches
+
+
+_CACHE_VARIABLES = {
+    "TORCHINDUCTOR_CACHE_DIR": f"{BOX_CACHE}/inductor",
+    "TRITON_CACHE_DIR": f"{BOX_CACHE}/triton",
+    "HF_HOME": f"{BOX_NAMED_CACHE}/huggingface",
+    "TORCH_HOME": f"{BOX_NAMED_CACHE}/torch",
+}
 
 
 def _container(
@@ -171,25 +215,27 @@ def _container(
     environment: dict[str, str | None],
     gpus: tuple[str, ...],
     image: ImageInfo | None,
-    cache: Path | None,
+    caches: Mapping[str, Path],
+    secrets: Path | None,
 ) -> BoxSpec:
     _refuse_what_is_no_text(request)
-    uid, gid = os.getuid(), os.getgid()
+    uid, gid = request.owner
     user = user_name(uid)
     home = {"HOME": BOX_HOME, "USER": user, "LOGNAME": user}
-    taken = {mount.target for mount in request.mounts}
+    home |= {name: path for name, path in _CACHE_VARIABLES.items() if path.rpartition("/")[0] in caches}
+    taken = [mount.target for mount in request.mounts] + list(request.tmpfs)
+    if len(set(taken)) < len(taken):
+        raise UsageError("two mounts have the same target", remedy="give each mount a target of its own")
+    given = run_folder / "box"
     own = [
         Mount(source=str(request.project.root), target=str(WORKSPACE)),
-        Mount(source=str(run_folder), target=BOX_RUN_DIR),
-        Mount(source=str(run_folder / "box" / "passwd"), target="/etc/passwd", read_only=True),
-        Mount(source=str(run_folder / "box" / "group"), target="/etc/group", read_only=True),
-        Mount(source=str(run_folder / "box" / "recipe.json"), target="/run/reprobox/recipe.json", read_only=True),
+        Mount(source=str(given / "out"), target=BOX_RUN_DIR),
+        *(Mount(source=str(given / file), target=f"/etc/{file}", read_only=True) for file in ("passwd", "group")),
+        Mount(source=str(given / "recipe.json"), target="/run/reprobox/recipe.json", read_only=True),
+        *(Mount(source=str(folder), target=target) for target, folder in caches.items()),
     ]
-    if cache is not None:
-        own.append(Mount(source=str(cache), target=BOX_CACHE))
-        home |= {"TORCHINDUCTOR_CACHE_DIR": f"{BOX_CACHE}/inductor", "TRITON_CACHE_DIR": f"{BOX_CACHE}/triton"}
-    if len(taken) < len(request.mounts):
-        raise UsageError("two -v options have the same target", remedy="give each mount a target of its own")
+    if secrets is not None:
+        own.append(Mount(source=str(secrets), target=SECRETS, read_only=True))
     mounts = [mount for mount in own if mount.target not in taken]
     if str(WORKSPACE) not in taken:
         # The command must not be able to rewrite the records of runs, or to lead reprobox's own writes elsewhere.
@@ -198,6 +244,7 @@ def _container(
     theirs = [checked_inside_the_project(mount, request.project.root) for mount in request.mounts]
     # A mount inside another must come after it.
     mounts = sorted([*mounts, *theirs], key=lambda mount: mount.target.count("/"))
+    scratch = {path: options for path, options in _scratch(uid, gid).items() if path not in taken}
     return BoxSpec(
         run_id=run_id,
         name=name,
@@ -207,12 +254,18 @@ def _container(
         environment={**home, **environment},
         user=f"{uid}:{gid}",
         mounts=tuple(mounts),
-        tmpfs={path: options for path, options in _scratch(uid, gid).items() if path not in taken},
+        tmpfs={**scratch, **request.tmpfs},
         network=request.network or "bridge",
         shm_bytes=request.shm_bytes or default_shm_bytes(),
         gpus=gpus,
         labels={RUN_LABEL: run_id, "reprobox.project": str(request.project.root)},
-        pids_limit=PIDS_LIMIT,
+        read_only=not request.writable,
+        secrets=tuple(sorted(request.secrets)),
+        stdin=request.stdin,
+        terminal=request.terminal,
+        detached=request.detached,
+        log=request.log,
+        options=request.options,
     )
 
 
@@ -247,17 +300,17 @@ def _local_directory(request: RunRequest) -> str:
 
 
 def _refuse_what_local_cannot(request: RunRequest) -> None:
-    for given, flag in (
-        (request.name, "--name"),
-        (request.mounts, "-v"),
-        (request.image, "--image"),
-        (request.shm_bytes, "--shm-size"),
-        (request.network, "--network"),
-    ):
-        if given:
-            raise UsageError(
-                f"--engine local has no {flag}: it isolates nothing", remedy=f"drop {flag}, or use --engine docker"
-            )
+    for flag in request.container_flags:
+        raise UsageError(
+            f"--engine local has no {flag}: it isolates nothing", remedy=f"drop {flag}, or use --engine docker"
+        )
+
+
+def options_to_json(box: BoxSpec) -> dict[str, Any]:
+    """Return what Docker's flags set of a box, without what they left alone."""
+    given = {name: value for name, value in asdict(box.options).items() if value not in (None, (), {})}
+    more = {"tmpfs": dict(box.tmpfs), "writable": not box.read_only, "stdin": box.stdin, "terminal": box.terminal}
+    return {**given, **{name: value for name, value in more.items() if value}}
 
 
 def default_shm_bytes() -> int:
@@ -275,11 +328,11 @@ def user_name(uid: int) -> str:
         return f"user{uid}"
 
 
-def box_files(recipe: Recipe) -> dict[str, str]:
-    """Return the files the box is given read-only: passwd and group with the caller in them, and the recipe."""
+def box_files(recipe: Recipe, owner: tuple[int, int]) -> dict[str, str]:
+    """Return the files the box is given read-only: passwd and group with its user in them, and the recipe."""
     import json
 
-    uid, gid = os.getuid(), os.getgid()
+    uid, gid = owner
     user = user_name(uid)
     passwd = {0: "root:x:0:0:root:/root:/bin/sh", 65534: "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin"}
     passwd[uid] = f"{user}:x:{uid}:{gid}:{user}:{BOX_HOME}:/bin/sh"
@@ -295,14 +348,21 @@ def box_files(recipe: Recipe) -> dict[str, str]:
     }
 
 
-def write_box_files(folder: Path, recipe: Recipe) -> None:
-    """Write :func:`box_files` to ``folder``, readable by every user of the box. :raises BoxError: when it cannot."""
+def write_box_files(folder: Path, recipe: Recipe, owner: tuple[int, int]) -> None:
+    """Write :func:`box_files` to ``folder``, and the folder ``out`` that the box may write.
+
+    :raises BoxError: when they cannot be written.
+    """
     try:
         folder.mkdir()
-        for name, text in box_files(recipe).items():
+        for name, text in box_files(recipe, owner).items():
             path = folder / name
             path.write_text(text, encoding="utf-8")
             path.chmod(0o444)
+        out = folder / "out"
+        out.mkdir()
+        if owner[0] != os.getuid():
+            out.chmod(0o1777)
     except OSError as error:
         raise BoxError(
             f"{folder} cannot be written ({error.strerror})", remedy="make the project folder writable"

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import re
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reprobox.errors import RecordError
 from reprobox.files import write_atomically, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
+    from collections.abc import Iterator, Mapping
 __all__ = ["RunRecord", "RunStore", "new_run_id"]
 
 _ID = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{3}-[0-9a-f]{4}")
+_REPORT = re.compile(r"stage|ledger|selftest\.json|receipt-[A-Za-z0-9_.-]+\.json")
+STAGES = frozenset(("refused", "selftest-failed", "exec-failed", "exec"))
+"""The stages a box records: how far it came before the command took its place, and why not further."""
+
+HANDED_OVER = "exec"
+"""The stage that the entrypoint records just before the command takes its place."""
+
 _LAST = re.compile(r"last(?:~([0-9]+))?")
 
 
@@ -58,12 +66,70 @@ class RunRecord:
         """Replace the manifest, whole or not at all."""
         write_json(self.manifest_path, manifest)
 
+    @property
+    def box_folder(self) -> Path:
+        """Where the files that the box is given are, while it lives."""
+        return self.folder / "box"
+
+    @property
+    def reports(self) -> Path:
+        """Where the box writes what it saw, while it lives: the only folder of the record that it can reach."""
+        return self.box_folder / "out"
+
     def stage(self) -> str | None:
         """Return the stage the box recorded just before it handed over to the command, if it got so far."""
+        for folder in (self.reports, self.folder):
+            try:
+                descriptor = os.open(folder / "stage", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                with os.fdopen(descriptor, "rb") as file:
+                    stage = file.read(64).decode("ascii").strip()
+            except (OSError, UnicodeDecodeError):
+                continue
+            return stage if stage in STAGES else None
+        return None
+
+    def collect(self) -> None:
+        """Take over what the box reported, and nothing else: a command could have left links that lead elsewhere."""
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(self.reports):
+                if _REPORT.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                    Path(entry.path).replace(self.folder / entry.name)
+        shutil.rmtree(self.box_folder, ignore_errors=True)
+        for stray in self.folder.glob(".manifest.json-*"):
+            stray.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the run: the lock ends with this process, however it ends, so that others see whether somebody minds it.
+
+        Waits while another process holds it.
+        """
+        with (self.folder / "lock").open("a+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.truncate(0)
+            lock.write(f"{os.getpid()}\n")
+            lock.flush()
+            try:
+                yield
+            finally:
+                (self.folder / "lock").unlink(missing_ok=True)
+
+    def holder(self) -> int | None:
+        """Return the process that holds the run, or ``None`` when nobody minds it."""
         try:
-            return (self.folder / "stage").read_text(encoding="ascii").strip() or None
-        except (OSError, UnicodeDecodeError):
+            with (self.folder / "lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            text = (self.folder / "lock").read_text(encoding="ascii").strip()
+            return int(text) if text.isdigit() else 0
+        except OSError:
             return None
+        return None
+
+    def await_holder(self) -> None:
+        """Wait until nobody holds the run."""
+        with contextlib.suppress(FileNotFoundError), (self.folder / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
 
 
 class RunStore:

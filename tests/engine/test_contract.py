@@ -59,7 +59,7 @@ def finish(box):
     with box:
         box.attach()
         box.start()
-        box.stream(write)
+        box.stream(write, print)
         return box.wait(), seen["stdout"], seen["stderr"]
 
 
@@ -103,7 +103,7 @@ def test_a_signal_reaches_the_command(make):
     with box:
         box.attach()
         box.start()
-        box.stream(write)
+        box.stream(write, print)
         assert box.wait().code == 42
 
 
@@ -117,7 +117,7 @@ def test_a_signal_after_the_end_is_no_error(make):
     with box:
         box.attach()
         box.start()
-        box.stream(lambda _stream, _data: None)
+        box.stream(lambda _stream, _data: None, print)
         box.wait()
         box.signal(signal.SIGTERM)
 

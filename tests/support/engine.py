@@ -6,7 +6,7 @@ import functools
 
 import pytest
 
-from reprobox.engines.docker import connect
+from reprobox.engines.connection import connect
 from reprobox.errors import EngineUnavailable
 from reprobox.images import BuildRequest, build
 from reprobox.runs.plan import RUN_LABEL

@@ -12,12 +12,13 @@ from reprobox.engines.fake import FakeEngine, Script
 from reprobox.errors import EngineError, UsageError
 from reprobox.project import Project
 from reprobox.recipe import Recipe
-from reprobox.runs.execute import Output, execute
+from reprobox.runs.execute import Outside, execute
 from reprobox.runs.interrupts import Interrupts
 from reprobox.runs.manifest import first_manifest
 from reprobox.runs.options import parse_volume
 from reprobox.runs.plan import RunRequest, make_plan
 from reprobox.runs.store import RunStore, new_run_id
+from reprobox.runs.streams import Output
 
 IMAGE = ImageInfo(engine_id="sha256:e", image_id="sha256:i", repo_digests=(), labels={})
 
@@ -39,8 +40,8 @@ class Run:
 
     def go(self, stdout, stderr):
         with Interrupts(self.said.append) as interrupts:
-            output = Output(stdout, stderr)
-            return execute(self.plan, self.engine, self.record, self.manifest, output, interrupts, self.said.append)
+            outside = Outside(interrupts=interrupts, say=self.said.append, output=Output(stdout, stderr))
+            return execute(self.plan, self.engine, self.record, self.manifest, outside)
 
 
 def handed_over(spec):
@@ -205,4 +206,4 @@ def test_a_users_own_mount_takes_the_place_of_the_workspace(tmp_path):
 
 def test_the_local_engine_refuses_what_it_cannot_do(tmp_path):
     with pytest.raises(UsageError, match="--engine local has no --shm-size"):
-        Run(tmp_path, Script(), engine=EngineName.LOCAL, image=None, shm_bytes=1)
+        Run(tmp_path, Script(), engine=EngineName.LOCAL, image=None, container_flags=("--shm-size",))

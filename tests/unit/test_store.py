@@ -10,7 +10,7 @@ import pytest
 from reprobox.errors import RecordError, UsageError
 from reprobox.files import write_atomically
 from reprobox.project import Project
-from reprobox.runs.manifest import redacted
+from reprobox.runs.redaction import redacted
 from reprobox.runs.store import RunStore, new_run_id
 
 START = datetime(2026, 11, 21, 3, 55, tzinfo=UTC)

@@ -1,0 +1,71 @@
+"""The end of a failure: one sentence on stderr and the exit code it is documented with."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING
+
+import typer
+
+from reprobox.cli.console import say
+from reprobox.errors import ReproboxError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["guarded"]
+
+UNEXPECTED_EXIT = 125
+
+
+def guarded(work: Callable[[], object], *, debug: bool) -> int:
+    """Return what ``work`` returns where it is an exit code, 0 for anything else, and a failure's code after telling it.
+
+    :param debug: show the traceback and the engine's answer as well.
+    """
+    try:
+        code = work()
+    except ReproboxError as error:
+        if debug:
+            _print_traceback(error.detail)
+        _say(str(error))
+        return error.exit_code
+    except typer.TyperException as error:
+        message = error.format_message().rstrip(".")
+        if not message or type(error).__name__ == "NoArgsIsHelpError":
+            print(error)
+        else:
+            _say(f"{message[:1].lower()}{message[1:]}; see {_help_of(error)}")
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has stopped; python would complain once more while it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    except Exception as error:
+        if debug:
+            _print_traceback(None)
+        _say(
+            f"reprobox itself failed ({type(error).__name__}: {error}); run it again with `reprobox --debug` and report this"
+        )
+        return UNEXPECTED_EXIT
+    return code if isinstance(code, int) else 0
+
+
+def _help_of(error: typer.TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "reprobox"
+    return f"`{path} --help`"
+
+
+def _print_traceback(detail: str | None) -> None:
+    traceback.print_exc()
+    if detail:
+        sys.stderr.write(detail.rstrip() + "\n")
+
+
+def _say(line: str) -> None:
+    say(" ".join(line.split()))

@@ -1,0 +1,325 @@
+"""A container of ours: attach before start, start, stream through whatever happens to the connection, wait, remove."""
+
+from __future__ import annotations
+
+import contextlib
+import signal as signals
+import socket
+import struct
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+from reprobox.engines.base import Exit, FoundBox, Stream
+from reprobox.engines.connection import NoSuchThing, engine_errors
+from reprobox.engines.splice import Delivered
+from reprobox.errors import EngineError, EngineUnavailable, GpuError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from io import BufferedReader
+    from types import TracebackType
+
+    import docker
+
+__all__ = ["DockerBox"]
+
+ENGINE_AWAY_SECONDS = 30
+"""How long an engine that went away in the middle of a run is waited for: a restart of Docker takes some seconds."""
+
+STOP_SECONDS = 10
+_FRAME_HEADER = struct.Struct(">BxxxI")
+_STREAM_NAMES: dict[int, Stream] = {1: "stdout", 2: "stderr"}
+_CHUNK = 1 << 16
+
+
+class DockerBox(FoundBox):
+    """A container, removed when the ``with`` block ends unless it was left to itself."""
+
+    def __init__(
+        self,
+        client: docker.DockerClient,
+        container_id: str,
+        *,
+        terminal: bool,
+        stdin: bool,
+        wants_gpus: bool = False,
+    ) -> None:
+        self.client = client
+        self.id = container_id
+        self.terminal = terminal
+        self.stdin = stdin
+        self.wants_gpus = wants_gpus
+        self._attached: Any = None
+        self._left = False
+        self._engine_was_away = False
+
+    def attach(self) -> None:
+        with engine_errors("attach to the box"):
+            self._attached = self.client.api.attach_socket(
+                self.id,
+                params={
+                    "stdout": 1,
+                    "stderr": 1,
+                    "stream": 1,
+                    "stdin": int(self.stdin),
+                    "logs": 0,
+                    # Which keys leave a box is decided on this side, where they can be told from a lost connection.
+                    "detachKeys": ",".join(["ctrl-@"] * 16),
+                },
+            )
+        _raw_socket(self._attached).settimeout(None)
+
+    def start(self) -> None:
+        try:
+            with engine_errors("start the box"):
+                self.client.api.start(self.id)
+        except EngineError as error:
+            if self.wants_gpus and "device driver" in f"{error} {error.detail}":
+                raise GpuError(
+                    "the engine has no NVIDIA runtime, so the box cannot be given GPUs",
+                    remedy="install nvidia-container-toolkit and restart the engine, or run with --gpus none",
+                    detail=error.detail,
+                ) from error
+            raise
+
+    def stream(self, write: Callable[[Stream, bytes], None], say: Callable[[str], None]) -> None:
+        delivered: dict[Stream, Delivered] = {"stdout": Delivered(), "stderr": Delivered()}
+        pieces = self._pieces()
+        with contextlib.suppress(OSError, EngineUnavailable):  # a broken connection ends like a closed one
+            while True:
+                with engine_errors("stream the output"):
+                    piece = next(pieces, None)
+                if piece is None:
+                    break
+                delivered[piece[0]].add(piece[1])
+                write(*piece)
+        if not self._left and self._gone_or_running():
+            self._engine_was_away = True
+            say("the connection to the engine broke; waiting for the engine to come back")
+            self._await_engine()
+            if not self._left:
+                say("the engine is back; going on with the output")
+                self.catch_up(delivered, write, say)
+
+    def _gone_or_running(self) -> bool:
+        """Say whether the stream ended although the command did not, or the engine does not answer."""
+        try:
+            # The engine closes the streams a moment before it notes the end.
+            for _ in range(20):
+                if not self._state()["Running"]:
+                    return self._engine_was_away
+                time.sleep(0.05)
+        except EngineUnavailable:
+            return True
+        except EngineError:
+            return False  # the box is gone, and there is nothing to catch up with
+        return True
+
+    def catch_up(
+        self,
+        places: Mapping[Stream, Delivered],
+        write: Callable[[Stream, bytes], None],
+        say: Callable[[str], None],
+    ) -> None:
+        kept: dict[Stream, int] = {}
+        sure = True
+        for stream, place in places.items():
+            if self.terminal and stream == "stderr":
+                continue
+            try:
+                with engine_errors("read the box's log"):
+                    log = self.client.api.logs(self.id, stdout=stream == "stdout", stderr=stream == "stderr")
+            except EngineUnavailable:
+                raise
+            except EngineError:
+                say("the engine keeps no log of this box (--no-log), so what it said meanwhile is lost")
+                self._stream_again(write)
+                return
+            kept[stream] = len(log)
+            rest, known = place.rest_of(log)
+            sure = sure and known
+            if rest:
+                write(stream, rest)
+        if not sure:
+            say("the engine's log was cut: some output at this point may be missing or repeated")
+        if self.running:
+            self._follow_log(kept, write)
+
+    def _stream_again(self, write: Callable[[Stream, bytes], None]) -> None:
+        if self.running:
+            self.attach()
+            for piece in self._pieces():
+                write(*piece)
+
+    def _pieces(self) -> Iterator[tuple[Stream, bytes]]:
+        reader = _buffered(self._attached)
+        return _whole(reader) if self.terminal else _frames(reader)
+
+    def _await_engine(self) -> None:
+        deadline = time.monotonic() + ENGINE_AWAY_SECONDS
+        while not self._left:
+            try:
+                self._state()
+            except EngineUnavailable as error:
+                if time.monotonic() > deadline:
+                    raise EngineUnavailable(
+                        f"the engine went away while the command ran, and was not back after {ENGINE_AWAY_SECONDS} s; "
+                        "the command may still be running",
+                        remedy="start the engine; reprobox runs wait then gives the command's end and output",
+                        detail=error.detail,
+                    ) from error
+                time.sleep(0.2)
+            else:
+                return
+
+    def _follow_log(self, skip: dict[Stream, int], write: Callable[[Stream, bytes], None]) -> None:
+        """Write what the engine logs from now on; its log is read by one thread a stream."""
+        lock = threading.Lock()
+
+        def follow(stream: Stream) -> None:
+            left = skip[stream]
+            with contextlib.suppress(EngineError), engine_errors("follow the box's log"):
+                wanted = {"stdout": stream == "stdout", "stderr": stream == "stderr"}
+                for data in self.client.api.logs(self.id, stream=True, follow=True, **wanted):
+                    fresh, left = data[left:], max(0, left - len(data))
+                    if fresh:
+                        with lock:
+                            write(stream, fresh)
+
+        threads = [threading.Thread(target=follow, args=(stream,), daemon=True) for stream in skip]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def feed(self, data: bytes) -> None:
+        with contextlib.suppress(OSError, AttributeError):
+            _raw_socket(self._attached).sendall(data)
+
+    def end_input(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):
+            _raw_socket(self._attached).shutdown(socket.SHUT_WR)
+
+    def resize(self, rows: int, columns: int) -> None:
+        with contextlib.suppress(EngineError), engine_errors("resize the terminal"):
+            self.client.api.resize(self.id, height=rows, width=columns)
+
+    def signal(self, number: int) -> None:
+        try:
+            with engine_errors("signal the box"):
+                self.client.api.kill(self.id, signals.Signals(number).name)
+        except EngineUnavailable:
+            raise
+        except EngineError:
+            return  # not running (409) or no such container (404): it has ended, and nothing is left to signal
+
+    def wait(self) -> Exit:
+        code = self._exit_code()
+        state = self._state()
+        return Exit(
+            code=code,
+            out_of_memory=bool(state.get("OOMKilled")),
+            error=str(state.get("Error") or ""),
+            engine_was_away=self._engine_was_away,
+        )
+
+    def _exit_code(self) -> int:
+        while True:
+            try:
+                with engine_errors("wait for the box"):
+                    return int(self.client.api.wait(self.id, timeout=None)["StatusCode"])
+            except EngineUnavailable:
+                self._engine_was_away = True
+                self._await_engine()
+            except NoSuchThing as error:
+                raise EngineError(
+                    "somebody else removed the box while its command ran, and its exit code with it",
+                    remedy="run it again",
+                    detail=error.detail,
+                ) from error
+
+    @property
+    def running(self) -> bool:
+        return bool(self._state()["Running"])
+
+    def started(self) -> bool:
+        return str(self._state()["Status"]) != "created"
+
+    def stop(self, seconds: int | None = None) -> None:
+        with contextlib.suppress(NoSuchThing), engine_errors("stop the box"):
+            self.client.api.stop(self.id, timeout=seconds)
+
+    def leave(self) -> None:
+        self._left = True
+        if self._attached is not None:
+            with contextlib.suppress(OSError):
+                _raw_socket(self._attached).shutdown(socket.SHUT_RDWR)
+
+    def _state(self) -> dict[str, Any]:
+        with engine_errors("look at the box"):
+            state: dict[str, Any] = self.client.api.inspect_container(self.id)["State"]
+        return state
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._attached is not None:
+            self._attached.close()
+        if self._left:
+            return
+        try:
+            with engine_errors("remove the box"):
+                self.client.api.remove_container(self.id, force=True, v=True)
+        except NoSuchThing:
+            return  # somebody else removed it
+        except EngineError as failure:
+            if "already in progress" in str(failure):
+                return  # somebody else is removing it
+            # The first failure is the one worth telling; the label lets the box be found and removed later.
+            if error is None:
+                raise
+
+
+def _raw_socket(attached: Any) -> socket.socket:
+    """Return the socket under docker-py's wrapper (a ``SocketIO`` over a unix socket, the socket itself over TLS)."""
+    return getattr(attached, "_sock", attached)  # type: ignore[no-any-return]
+
+
+def _buffered(attached: Any) -> BufferedReader:
+    """Return a reader that starts where the HTTP header ended.
+
+    Reading the wrapper's socket itself would drop what http.client had read ahead (docker-py#425, #1770, #3332).
+    """
+    response = getattr(attached, "_response", None)
+    reader = getattr(getattr(getattr(response, "raw", None), "_fp", None), "fp", None)
+    if reader is not None:
+        return reader  # type: ignore[no-any-return]
+    return attached.makefile("rb")  # type: ignore[no-any-return]
+
+
+def _frames(reader: BufferedReader) -> Iterator[tuple[Stream, bytes]]:
+    """Yield the pieces of the engine's multiplexed stream; a long frame comes in several, so memory stays flat."""
+    while True:
+        header = reader.read(_FRAME_HEADER.size)
+        if len(header) < _FRAME_HEADER.size:
+            return
+        number, left = _FRAME_HEADER.unpack(header)
+        while left:
+            data = reader.read(min(left, _CHUNK))
+            if not data:
+                return
+            left -= len(data)
+            yield _STREAM_NAMES.get(number, "stdout"), data
+
+
+def _whole(reader: BufferedReader) -> Iterator[tuple[Stream, bytes]]:
+    """Yield a terminal's output, which is one stream without frames, as soon as there is some."""
+    while data := reader.read1(_CHUNK):
+        yield "stdout", data

@@ -1,0 +1,62 @@
+"""A run that goes on without its command line: minded by a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["in_background"]
+
+
+def in_background(work: Callable[[Callable[[], None]], int]) -> int:
+    """Call ``work(started)`` in a process that outlives this one; return 0 once it has called ``started``.
+
+    Until then its stderr is this process's, so that a person sees why it does not start; then it has no streams. Returns
+    the exit code of ``work`` where it ends without having called ``started``. Ctrl-C until then ends it.
+    """
+    reader, writer = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child:
+        os.close(writer)
+        return _await_start(reader, child)
+    os.close(reader)
+    code = 125
+    try:
+        # A session of its own: the terminal's Ctrl-C and its closing are not for this run any more.
+        os.setsid()
+        _let_go(0)
+        code = work(lambda: _report_start(writer))
+    finally:
+        os._exit(code)
+
+
+def _await_start(reader: int, child: int) -> int:
+    while True:
+        try:
+            if os.read(reader, 1):
+                return 0
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        except KeyboardInterrupt:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGTERM)
+
+
+def _report_start(writer: int) -> None:
+    _let_go(1, 2)
+    os.write(writer, b"\n")
+    os.close(writer)
+
+
+def _let_go(*descriptors: int) -> None:
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in descriptors:
+        os.dup2(nothing, descriptor)
+    os.close(nothing)

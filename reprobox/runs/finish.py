@@ -1,0 +1,65 @@
+"""The end of a run, for its record: by the process that stayed with it, or by one that found it later."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reprobox.runs.hashes import file_hashes
+from reprobox.runs.manifest import Outcome, now
+from reprobox.runs.receipts import Receipts, read_receipts
+from reprobox.runs.secrets import remove_secrets
+from reprobox.runs.store import HANDED_OVER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from reprobox.engines import Exit
+    from reprobox.runs.store import RunRecord
+
+__all__ = ["conclude", "finish"]
+
+SIGNAL_BASE = 128
+ENGINE_STOPPED = (SIGNAL_BASE + signal.SIGTERM, SIGNAL_BASE + signal.SIGKILL)
+"""How a command ends when its engine is stopped: TERM, ten seconds later KILL."""
+
+
+def finish(record: RunRecord, manifest: dict[str, Any]) -> Receipts:
+    """Take over what the box reported, remove what was made for it alone, and note receipt and outputs in ``manifest``."""
+    record.collect()
+    remove_secrets(record.id)
+    receipts = read_receipts(record.folder)
+    manifest["receipt"] = receipts.to_json()
+    manifest["outputs"] = file_hashes(Path(manifest["project"]), manifest.get("outputs") or {})
+    return receipts
+
+
+def conclude(ended: Exit, stage: str | None, say: Callable[[str], None]) -> dict[str, object]:
+    """Return what the manifest says of an end: the outcome, the exit code and whose it is; tell what needs telling."""
+    handed_over = stage == HANDED_OVER
+    whose = "command" if handed_over else "reprobox"
+    message: str | None = None
+    if ended.out_of_memory and ended.code == SIGNAL_BASE + signal.SIGKILL:
+        outcome, message = Outcome.OUT_OF_MEMORY, "the command ran out of memory and was killed"
+    elif ended.engine_was_away and ended.code in ENGINE_STOPPED:
+        outcome, message = Outcome.ENGINE_STOPPED, "the engine stopped or was restarted, and ended the command"
+        whose = "engine"
+        say(message)
+    elif not handed_over and ended.code > SIGNAL_BASE:
+        outcome, message = Outcome.INTERRUPTED, "the box was ended by a signal before the command was started"
+    elif not handed_over:
+        outcome, message = Outcome.REFUSED, ended.error or "the box refused; its sentence is on stderr"
+    else:
+        outcome = Outcome.EXITED
+    if ended.out_of_memory:
+        say(message or "a process of the command ran out of memory and was killed; the command itself went on")
+    return {
+        "outcome": str(outcome),
+        "stage": stage,
+        "end": now(),
+        "exit_code": ended.code,
+        "exit_code_of": whose,
+        "message": message,
+        "out_of_memory": ended.out_of_memory,
+    }

@@ -1,0 +1,58 @@
+"""Hashes of a run's inputs and outputs, for its record."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reprobox.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from reprobox.project import Project
+
+__all__ = ["file_hashes", "parse_artefact"]
+
+
+def parse_artefact(text: str, project: Project, flag: str) -> str:
+    """Return a path given to ``--input`` or ``--output`` as it lies in the project.
+
+    :raises UsageError: where it leads out of the project.
+    """
+    path = Path(os.path.normpath(project.directory / text))
+    if "\0" in text or not text or not path.is_relative_to(project.root) or path == project.root:
+        raise UsageError(
+            f"{flag} cannot be {text!r}", remedy=f"give a file or folder inside the project ({project.root})"
+        )
+    return path.relative_to(project.root).as_posix()
+
+
+def file_hashes(root: Path, paths: Iterable[str]) -> dict[str, str | None]:
+    """Return the sha256 of each file at or below ``paths`` (relative to ``root``); ``None`` for what is no readable file.
+
+    Links are not followed: a command could have left one that leads out of the project.
+    """
+    return {name: _sha256(root / name) for path in paths for name in _files(root, path)}
+
+
+def _files(root: Path, path: str) -> Iterator[str]:
+    start = root / path
+    if start.is_symlink() or not start.is_dir():
+        yield path
+        return
+    for folder, folders, names in os.walk(start):
+        folders.sort()
+        for name in sorted(names):
+            yield (Path(folder) / name).relative_to(root).as_posix()
+
+
+def _sha256(path: Path) -> str | None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None

@@ -1,0 +1,221 @@
+"""A run looked at by another process: its output, its end, and what to do where the process that minded it was killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+from reprobox.engines import EngineName, Stream, open_engine
+from reprobox.errors import EngineError, RecordError
+from reprobox.runs.finish import conclude, finish
+from reprobox.runs.logs import RunLogs, read_log, read_on
+from reprobox.runs.manifest import Outcome, now
+from reprobox.runs.streams import Input, Output, Terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from reprobox.engines import Engine
+    from reprobox.runs.interrupts import Interrupts
+    from reprobox.runs.store import RunRecord
+
+__all__ = ["attach", "complete_if_over", "output", "stop", "unfinished", "wait"]
+
+FOLLOW_SECONDS = 0.1
+STOP_SECONDS = 10
+
+
+def unfinished(record: RunRecord, manifest: dict[str, Any]) -> bool:
+    """Say whether the run's end is not on record: it still runs, or whoever minded it was killed or lost its engine."""
+    return manifest.get("end") is None or record.box_folder.exists()
+
+
+def wait(
+    record: RunRecord,
+    say: Callable[[str], None],
+    write: Callable[[Stream, bytes], object] = lambda _stream, _data: None,
+) -> dict[str, Any]:
+    """Wait for the run's end and return its manifest, completed; ``write`` is given its output.
+
+    A run that nobody minds any more is taken over: its output is caught up with from the engine's log, its exit code
+    read, its record completed and its box removed.
+
+    :raises ReproboxError: when its engine does not answer.
+    """
+    _follow(record, write)
+    manifest = record.manifest()
+    if not unfinished(record, manifest):
+        return manifest
+    with record.held():
+        manifest = record.manifest()
+        if unfinished(record, manifest):
+            _take_over(record, manifest, write, say)
+    return manifest
+
+
+def complete_if_over(record: RunRecord, manifest: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+    """Complete the record of a run that is over and whose end nobody saw; return its manifest as it is then."""
+    if not unfinished(record, manifest) or record.holder() is not None:
+        return manifest
+    box = _engine_of(manifest).find(record.id)
+    if box is not None and box.running:
+        return manifest
+    return wait(record, say)
+
+
+def attach(record: RunRecord, interrupts: Interrupts, say: Callable[[str], None]) -> int | None:
+    """Connect this process's streams to the run's command; return its exit code, or ``None`` when the keys to leave came.
+
+    :raises RecordError: when the run is over, or its engine has no box to attach to.
+    """
+    manifest = record.manifest()
+    box = _engine_of(manifest).find(record.id) if unfinished(record, manifest) else None
+    if box is None or not box.running:
+        raise RecordError(
+            f"run {record.id} has no running box to attach to", remedy=f"see `reprobox runs logs {record.id}`"
+        )
+    options = manifest.get("options") or {}
+    terminal = Terminal() if options.get("terminal") and os.isatty(0) else None
+    left = False
+
+    def leave() -> None:
+        nonlocal left
+        left = True
+        box.leave()
+
+    def resize() -> None:
+        if terminal is not None:
+            box.resize(*terminal.size())
+
+    console = Output()
+    box.attach()
+    with contextlib.ExitStack() as stack:
+        resize()
+        if options.get("stdin"):
+            stack.enter_context(terminal or contextlib.nullcontext())
+            stack.enter_context(Input(box, leave if terminal else None))
+        interrupts.forward_to(box, give_up=leave, resize=resize if terminal else None)
+        box.stream(lambda stream, data: None if console.write(stream, data) else leave(), say)
+    return None if left else wait(record, say)["exit_code"]
+
+
+def stop(record: RunRecord, seconds: int | None, say: Callable[[str], None]) -> dict[str, Any]:
+    """Send the run's command TERM, and KILL after ``seconds``; return its manifest, completed.
+
+    :raises ReproboxError: when its engine does not answer.
+    """
+    manifest = record.manifest()
+    if not unfinished(record, manifest):
+        return manifest
+    box = _engine_of(manifest).find(record.id)
+    if box is not None:
+        box.stop(seconds)
+    elif holder := record.holder():
+        # A command on this machine itself is ended by the process that minds it: the third signal kills.
+        os.kill(holder, signal.SIGTERM)
+        deadline = time.monotonic() + (STOP_SECONDS if seconds is None else seconds)
+        while record.holder() and time.monotonic() < deadline:
+            time.sleep(FOLLOW_SECONDS)
+        for _ in range(2):
+            if record.holder():
+                os.kill(holder, signal.SIGTERM)
+                time.sleep(FOLLOW_SECONDS)
+    return wait(record, say)
+
+
+def output(record: RunRecord) -> Iterator[tuple[Stream, bytes]]:
+    """Yield the run's output so far. :raises RecordError: when none was kept."""
+    paths = _logs(record)
+    if not paths:
+        raise RecordError(
+            f"the output of run {record.id} was not kept", remedy="it was run with --no-log, or never started"
+        )
+    for stream, path in paths.items():
+        for data in read_log(path):
+            yield stream, data
+
+
+def _logs(record: RunRecord) -> dict[Stream, Path]:
+    streams: tuple[Stream, ...] = ("stdout", "stderr")
+    return {stream: path for stream in streams if (path := record.folder / f"{stream}.log").exists()}
+
+
+def _follow(record: RunRecord, write: Callable[[Stream, bytes], object]) -> None:
+    """Write the output that whoever minds the run keeps, until nobody minds it any more."""
+    given: dict[Stream, int] = {"stdout": 0, "stderr": 0}
+    while record.holder() is not None:
+        for stream, path in _logs(record).items():
+            for data in read_on(path, given[stream]):
+                given[stream] += len(data)
+                write(stream, data)
+        time.sleep(FOLLOW_SECONDS)
+    streams = record.manifest().get("streams") or {}
+    for stream, path in _logs(record).items():
+        total = streams.get(f"{stream}_bytes")
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            # A log whose middle was left out ends like the output: counted from its end, the place is the same.
+            missing = size - given[stream] if total is None else total - given[stream]
+            file.seek(max(0, size - missing))
+            while data := file.read(1 << 20):
+                write(stream, data)
+
+
+def _take_over(
+    record: RunRecord,
+    manifest: dict[str, Any],
+    write: Callable[[Stream, bytes], object],
+    say: Callable[[str], None],
+) -> None:
+    box = _engine_of(manifest).find(record.id)
+    if box is None:
+        _give_up(record, manifest, "reprobox was killed while it minded this run, and its box is gone")
+    elif not box.started():
+        with box:
+            _give_up(record, manifest, "reprobox was killed before the command was started")
+    else:
+        with box:
+            logs = RunLogs(record.folder, keep=bool(_logs(record)), say=say)
+
+            def both(stream: Stream, data: bytes) -> None:
+                logs.write(stream, data)
+                write(stream, data)
+
+            try:
+                box.catch_up({stream: logs.delivered(stream) for stream in logs.counts}, both, say)
+                ended = box.wait()
+            except BaseException:
+                box.leave()
+                raise
+            logs.close()
+            manifest["streams"] = logs.to_json()
+            finish(record, manifest)
+            manifest.update(conclude(ended, record.stage(), say))
+    record.write(manifest)
+
+
+def _give_up(record: RunRecord, manifest: dict[str, Any], message: str) -> None:
+    finish(record, manifest)
+    started = manifest.get("start") is not None
+    manifest.update(
+        outcome=str(Outcome.LOST if started else Outcome.FAILED),
+        stage=record.stage(),
+        end=now(),
+        exit_code=None if started else EngineError.exit_code,
+        exit_code_of="reprobox",
+        message=message,
+    )
+
+
+def _engine_of(manifest: dict[str, Any]) -> Engine:
+    name = str((manifest.get("engine") or {}).get("name"))
+    try:
+        return open_engine(EngineName(name))
+    except ValueError as error:
+        raise RecordError(
+            f"the run was made by an engine this reprobox does not know ({name})", remedy="upgrade reprobox"
+        ) from error
