@@ -70,17 +70,17 @@ class Setting(Generic[T]):
         return "REPROBOX_" + self.name.upper()
 
 
-_SIZE = re.compile(r"([0-9]+)(b|[kmgt](?:i?b)?)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,19})?)(b|[kmgt](?:i?b)?)?", re.IGNORECASE | re.ASCII)
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 def parse_size(text: str, name: str = "size") -> int:
-    """Return a size in bytes: ``64m``, ``2g`` (powers of 1024, as Docker counts), or a plain number of bytes.
+    """Return a size in bytes: ``64m``, ``1.5g`` (powers of 1024, as Docker counts), or a plain number of bytes.
 
     :raises UsageError: for anything else.
     """
     match = _SIZE.fullmatch(text)
-    if match and 0 < (size := int(match[1]) * _UNITS[(match[2] or "")[:1].lower()]) < 1 << 63:
+    if match and 0 < (size := int(float(match[1]) * _UNITS[(match[2] or "")[:1].lower()])) < 1 << 63:
         return size
     raise UsageError(f"{name} cannot be {text!r}", remedy="give a size such as 512m or 8g")
 

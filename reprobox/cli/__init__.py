@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import NoReturn
 
 __all__ = ["main"]
 
@@ -21,4 +23,14 @@ def main() -> None:
         code = run_app(sys.argv[1:])
     except KeyboardInterrupt:
         code = 130
-    raise SystemExit(code)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End this process at once: taking an interpreter with this many modules apart costs a tenth of a short run."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        code = code or 141  # nobody reads, or the disk is full: what was to be said is lost
+    os._exit(code)

@@ -108,7 +108,8 @@ class BoxSpec:
     UUIDs in the order asked for. ``tmpfs`` maps a path to its mount options. ``secrets`` are the names of the files
     under /run/secrets that the entrypoint exports. ``stdin`` keeps the command's input open for :meth:`Box.feed`;
     ``terminal`` gives it a terminal, and with it one output stream; ``detached`` leaves the input to who attaches
-    later. ``log`` lets the engine keep a copy of the output, to catch up with after an interruption. ``labels`` are reprobox's own, by which a box is found again.
+    later. ``log`` lets the engine keep a copy of the output, to catch up with after an interruption. ``labels`` are
+    reprobox's own, by which a box is found again.
     """
 
     run_id: str
@@ -159,13 +160,15 @@ class ImageInfo:
 class Exit:
     """How the command ended: its exit code, whether the kernel killed for memory, and the engine's own error text.
 
-    ``engine_was_away`` says that the engine stopped answering meanwhile: an end by a signal may be its doing.
+    ``engine_was_away`` says that the engine stopped answering meanwhile: an end by a signal may be its doing. ``removed``
+    says that somebody else removed the box, and with it the command.
     """
 
     code: int
     out_of_memory: bool = False
     error: str = ""
     engine_was_away: bool = False
+    removed: bool = False
 
 
 class Box(Protocol):

@@ -38,7 +38,10 @@ def create_arguments(api: APIClient, spec: BoxSpec, **more: Any) -> dict[str, An
         "nano_cpus": None if options.cpus is None else round(options.cpus * 1e9),
         "cpuset_cpus": options.cpuset,
         "ulimits": [docker.types.Ulimit(name=u.name, soft=u.soft, hard=u.hard) for u in options.ulimits],
-        "devices": [f"{d.source}:{d.target}:{d.permissions}" for d in options.devices],
+        "devices": [
+            {"PathOnHost": d.source, "PathInContainer": d.target, "CgroupPermissions": d.permissions}
+            for d in options.devices
+        ],
         "group_add": list(options.groups),
         "extra_hosts": dict(options.hosts),
         "port_bindings": _port_bindings(options.ports),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import docker.errors
 import docker.types
-import requests.exceptions
 
 import docker
 from reprobox.engines.base import RUN_LABEL, Box, BoxSpec, Engine, EngineInfo, FoundBox, ImageInfo
@@ -22,6 +22,8 @@ from reprobox.reference import parse as parse_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+LATE_CREATION_SECONDS = 3
 
 _LOG = {"type": "local", "config": {"max-size": "20m", "max-file": "2", "compress": "false"}}
 """The engine's own copy of the output, by which an interrupted connection is caught up with.
@@ -44,7 +46,8 @@ class DockerEngine(Engine):
         """The connected client. :raises EngineUnavailable: naming the address and the cause."""
         return connect()
 
-    def info(self) -> EngineInfo:
+    @cached_property
+    def _info(self) -> EngineInfo:
         with engine_errors("describe itself"):
             version = self.client.version()
             info = self.client.info()
@@ -59,6 +62,9 @@ class DockerEngine(Engine):
                 "kernel": str(info.get("KernelVersion", "")),
             },
         )
+
+    def info(self) -> EngineInfo:
+        return self._info
 
     def image(self, reference: str) -> ImageInfo:
         try:
@@ -100,9 +106,8 @@ class DockerEngine(Engine):
         return self.image(f"{wanted.name}@{digest}")
 
     def create(self, spec: BoxSpec) -> Box:
-        api = self.client.api
         with self._removing_if_unanswered(spec), engine_errors("create the box"):
-            created = api.create_container(**create_arguments(api, spec, **self.host_options(spec)))
+            created = self.client.api.create_container(**self.arguments(spec))
         return DockerBox(
             self.client,
             str(created["Id"]),
@@ -110,6 +115,10 @@ class DockerEngine(Engine):
             stdin=spec.stdin and not spec.detached,
             wants_gpus=bool(spec.gpus),
         )
+
+    def arguments(self, spec: BoxSpec) -> dict[str, Any]:
+        """Return what the box is created with: docker-py's keyword arguments."""
+        return create_arguments(self.client.api, spec, **self.host_options(spec))
 
     def host_options(self, spec: BoxSpec) -> dict[str, Any]:
         """Return what this engine wants of a box's host configuration beyond what every engine is told."""
@@ -127,12 +136,22 @@ class DockerEngine(Engine):
 
     @contextlib.contextmanager
     def _removing_if_unanswered(self, spec: BoxSpec) -> Iterator[None]:
-        """Remove a box whose creation timed out here and happened there all the same; the label says that it is ours."""
+        """Remove a box whose creation timed out here and happens there all the same; the label says that it is ours.
+
+        An engine that was hung answers the next question before it has done what it was asked while it hung (the
+        container was there 15 ms after a first "no such container", measured), so it is asked for a while.
+
+        :raises EngineUnavailable: where it still does not answer, and the box may come to be later.
+        """
         try:
             yield
-        except EngineUnavailable:
-            with contextlib.suppress(docker.errors.DockerException, requests.exceptions.RequestException):
-                found = self.client.containers.get(spec.name)
-                if found.labels.items() >= dict(spec.labels).items():
-                    found.remove(force=True)
-            raise
+        except EngineUnavailable as error:
+            deadline = time.monotonic() + LATE_CREATION_SECONDS
+            while time.monotonic() < deadline:
+                with engine_errors("look for the box"):
+                    found = self.client.api.containers(all=True, filters={"label": f"{RUN_LABEL}={spec.run_id}"})
+                    if found:
+                        self.client.api.remove_container(found[0]["Id"], force=True, v=True)
+                        break
+                time.sleep(0.1)
+            raise EngineError(error.message, remedy=error.remedy, detail=error.detail) from error

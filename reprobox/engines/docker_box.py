@@ -27,7 +27,7 @@ __all__ = ["DockerBox"]
 ENGINE_AWAY_SECONDS = 30
 """How long an engine that went away in the middle of a run is waited for: a restart of Docker takes some seconds."""
 
-STOP_SECONDS = 10
+KILLED = 128 + signals.SIGKILL
 _FRAME_HEADER = struct.Struct(">BxxxI")
 _STREAM_NAMES: dict[int, Stream] = {1: "stdout", 2: "stderr"}
 _CHUNK = 1 << 16
@@ -53,6 +53,7 @@ class DockerBox(FoundBox):
         self._attached: Any = None
         self._left = False
         self._engine_was_away = False
+        self._killed = False
 
     def attach(self) -> None:
         with engine_errors("attach to the box"):
@@ -99,7 +100,8 @@ class DockerBox(FoundBox):
             say("the connection to the engine broke; waiting for the engine to come back")
             self._await_engine()
             if not self._left:
-                say("the engine is back; going on with the output")
+                # A daemon that is killed loses what it had read and not logged yet (a fast writer lost 160,000 lines).
+                say("the engine is back; some output from the time it was away may be missing")
                 self.catch_up(delivered, write, say)
 
     def _gone_or_running(self) -> bool:
@@ -166,7 +168,7 @@ class DockerBox(FoundBox):
                     raise EngineUnavailable(
                         f"the engine went away while the command ran, and was not back after {ENGINE_AWAY_SECONDS} s; "
                         "the command may still be running",
-                        remedy="start the engine; reprobox runs wait then gives the command's end and output",
+                        remedy="start the engine again",
                         detail=error.detail,
                     ) from error
                 time.sleep(0.2)
@@ -206,6 +208,7 @@ class DockerBox(FoundBox):
             self.client.api.resize(self.id, height=rows, width=columns)
 
     def signal(self, number: int) -> None:
+        self._killed = self._killed or number == signals.SIGKILL
         try:
             with engine_errors("signal the box"):
                 self.client.api.kill(self.id, signals.Signals(number).name)
@@ -217,12 +220,25 @@ class DockerBox(FoundBox):
     def wait(self) -> Exit:
         code = self._exit_code()
         state = self._state()
+        out_of_memory = bool(state.get("OOMKilled"))
         return Exit(
             code=code,
-            out_of_memory=bool(state.get("OOMKilled")),
+            out_of_memory=out_of_memory,
             error=str(state.get("Error") or ""),
             engine_was_away=self._engine_was_away,
+            removed=code == KILLED and not out_of_memory and not self._killed and self._is_being_removed(),
         )
+
+    def _is_being_removed(self) -> bool:
+        """Say whether somebody else removes the box: the end of its command is told a moment before."""
+        try:
+            for _ in range(5):
+                if self._state()["Status"] in ("removing", "dead"):
+                    return True
+                time.sleep(0.05)
+        except EngineError:
+            return True
+        return False
 
     def _exit_code(self) -> int:
         while True:

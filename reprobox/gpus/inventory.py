@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 
 __all__ = ["Gpu", "Inventory", "take_inventory"]
@@ -10,6 +11,7 @@ _NO_DRIVER = {
     9: "the NVIDIA driver is not loaded",
     12: "there is no NVIDIA driver library",
 }
+_INSTALL = "install the NVIDIA driver, or run with --gpus none"
 _BROKEN = {
     4: ("this user may not talk to the NVIDIA driver", "join the group that owns /dev/nvidia*"),
     15: ("a GPU has fallen off the bus", "see dmesg for Xid errors and reboot the machine"),
@@ -39,6 +41,8 @@ class Inventory:
 
 def take_inventory() -> Inventory:
     """Ask NVML for the GPUs of this machine. Never raises: a machine without GPUs is an ordinary machine."""
+    if not _has_library():
+        return Inventory(missing=_NO_DRIVER[12], remedy=_INSTALL)
     import pynvml
 
     try:
@@ -58,11 +62,20 @@ def take_inventory() -> Inventory:
         pynvml.nvmlShutdown()
 
 
+def _has_library() -> bool:
+    """Say whether the driver's library can be loaded: most machines have none, and the bindings cost 9 ms to import."""
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return False
+    return True
+
+
 def _missing(error: Exception) -> Inventory:
     # Mapped by value: old bindings give newer codes the base class.
     value = int(getattr(error, "value", 999))
     if value in _NO_DRIVER:
-        return Inventory(missing=_NO_DRIVER[value], remedy="install the NVIDIA driver, or run with --gpus none")
+        return Inventory(missing=_NO_DRIVER[value], remedy=_INSTALL)
     why, remedy = _BROKEN.get(value, (f"NVML says: {error}", "run nvidia-smi to see what is wrong"))
     return Inventory(missing=why, remedy=remedy)
 

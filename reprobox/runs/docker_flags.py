@@ -1,4 +1,4 @@
-"""The text of Docker's own flags turned into plain data, with Docker's meaning; those a box cannot have are refused."""
+"""The text of Docker's own flags turned into plain data, with Docker's meaning."""
 
 from __future__ import annotations
 
@@ -8,25 +8,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar, cast
+from typing import Literal, TypeVar, cast
 
-from reprobox.engines.base import BoxOptions, Device, Mount, Port, Ulimit
+from reprobox.engines.base import BoxOptions, Device, Port, Ulimit
 from reprobox.errors import BoxError, UsageError, near_miss
-from reprobox.runs.options import checked_target, reaches_the_engine
+from reprobox.runs.options import checked_text
 from reprobox.settings import parse_size
 
-__all__ = [
-    "DEFAULT_PIDS",
-    "DOCKER_FLAGS",
-    "REFUSED",
-    "DockerFlag",
-    "Tmpfs",
-    "parse_mount",
-    "parse_options",
-    "parse_tmpfs",
-    "parse_user",
-    "refusal",
-]
+__all__ = ["DEFAULT_PIDS", "DOCKER_FLAGS", "DockerFlag", "parse_options", "parse_user"]
 
 T = TypeVar("T")
 
@@ -37,13 +26,6 @@ MOST_PIDS = 4194304  # the kernel's PID_MAX_LIMIT
 MOST_CPUS = 8192
 LEAST_MEMORY = 6 << 20
 HIGHEST_ID = (1 << 31) - 1
-
-
-class Tmpfs(NamedTuple):
-    """A folder of the box in memory, and its mount options as the kernel takes them."""
-
-    target: str
-    options: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +42,7 @@ DOCKER_FLAGS: tuple[DockerFlag, ...] = (
     DockerFlag(names=("--mount",), metavar="SPEC", many=True, help="type=bind,source=PATH,target=PATH[,readonly]."),
     DockerFlag(names=("--tmpfs",), metavar="PATH[:OPTIONS]", many=True, help="Folder in memory: /scratch:size=8g."),
     DockerFlag(names=("-u", "--user"), metavar="UID[:GID]", help="User in the box, by number; you by default."),
-    DockerFlag(names=("-m", "--memory"), metavar="SIZE", help="Limit of memory, such as 8g; no swap beside it."),
+    DockerFlag(names=("-m", "--memory"), metavar="SIZE", help="Limit of memory, such as 8g."),
     DockerFlag(names=("--cpus",), metavar="NUMBER", help="Limit of CPU time, such as 2.5 cores' worth."),
     DockerFlag(names=("--cpuset-cpus",), metavar="CORES", help="The cores to run on, such as 0-3,7."),
     DockerFlag(names=("--pids-limit",), metavar="NUMBER", help="Limit of processes (32768), or -1 for none."),
@@ -78,7 +60,7 @@ DOCKER_FLAGS: tuple[DockerFlag, ...] = (
         names=("--group-add",), metavar="GROUP", many=True, help="One more group, by number or the image's name."
     ),
     DockerFlag(
-        names=("--cap-add",), metavar="NAME", many=True, help="Give the box a capability; it has none by default."
+        names=("--cap-add",), metavar="NAME", many=True, help="A capability for the box's root (-u 0); none by default."
     ),
     DockerFlag(names=("--cap-drop",), metavar="NAME", many=True, help="Accepted; all are dropped anyway."),
     DockerFlag(names=("--platform",), metavar="OS/ARCH", help="Platform of the image, such as linux/arm64."),
@@ -86,64 +68,6 @@ DOCKER_FLAGS: tuple[DockerFlag, ...] = (
     DockerFlag(names=("--stop-timeout",), metavar="SECONDS", help="Time between TERM and KILL when it is stopped."),
 )
 """What ``reprobox run`` takes as ``docker run`` does, beside the flags that reprobox declares for itself."""
-
-_IO = "a rate of reading or writing cannot be limited yet; use --cpus or --memory, or stage the data on a faster disk"
-_HEALTH = "a box is a command with an end, and its exit code is its health; leave it out"
-_WINDOWS = "it is for Windows containers; leave it out"
-_CFS = "CPU time has one flag here; use --cpus"
-_SWAP = "--memory is the limit of memory and swap together; use it alone"
-_LOG = "the output is passed through, and the engine keeps a copy of bounded size; leave it out"
-_DNS = "the engine's own resolver is used; name a host with --add-host, or set dns in the engine's daemon.json"
-_ADDRESS = "the engine gives a box its address; publish a port with -p, or choose a network with --network"
-_ALIAS = "a box has one name on its network; use --name or --hostname"
-_VOLUMES = "what a run sees is written down mount by mount; use -v or --mount"
-_OOM = "the kernel must be able to end a box that runs out of memory; set a limit with --memory"
-_NAMESPACE = "it would show the box the machine's own; leave it out"
-
-_REFUSED: dict[tuple[str, ...], str] = {
-    ("--privileged",): "it would give the box the whole machine; add the one thing with --device or --cap-add",
-    ("--security-opt",): "a box always has no-new-privileges and the engine's own profiles; leave it out",
-    ("--use-api-socket",): "it would give the box the engine, and with it the whole machine; leave it out",
-    ("--entrypoint",): "reprobox's own entrypoint applies the recipe; name the program as the command",
-    ("--pid", "--uts", "--cgroupns"): _NAMESPACE,
-    ("--userns",): "the user is set by number; use --user",
-    ("--cgroup-parent",): "the engine chooses the cgroup of a box; use --memory, --cpus and --pids-limit",
-    ("--device-cgroup-rule",): "a rule would open devices that nobody named; name the one with --device",
-    ("--runtime",): "the engine's own runtime is used, and --gpus brings the GPUs; use --gpus",
-    ("--sysctl",): "the kernel's settings are the machine's; set them there with sysctl",
-    ("--read-only",): "a box's file system is read-only as it is; leave it out",
-    ("--restart",): "a run is one run of its command; start it again yourself",
-    ("--attach", "-a"): "run shows both streams, or neither with -d; use -d, or redirect one in the shell",
-    ("--detach-keys",): "the keys cannot be changed; start it with -d to leave it running",
-    ("--sig-proxy",): "signals always reach the command; leave it out",
-    ("--stop-signal",): "a box is stopped with TERM and then KILL; handle TERM, and set the time with --stop-timeout",
-    ("--cidfile",): "the run's record names the container; give it a name with --name",
-    ("--annotation",): "only labels are passed on; use --label",
-    ("--label-file",): "labels are given one by one; use --label",
-    ("--log-driver", "--log-opt"): _LOG,
-    ("--cpu-shares", "-c", "--cpu-period", "--cpu-quota", "--cpu-rt-period", "--cpu-rt-runtime"): _CFS,
-    ("--cpuset-mems",): "the kernel takes memory near the cores; use --cpuset-cpus",
-    ("--memory-swap", "--memory-swappiness", "--memory-reservation", "--kernel-memory"): _SWAP,
-    ("--oom-kill-disable", "--oom-score-adj"): _OOM,
-    ("--blkio-weight", "--blkio-weight-device", "--device-read-bps", "--device-read-iops"): _IO,
-    ("--device-write-bps", "--device-write-iops"): _IO,
-    ("--storage-opt",): "a box's file system is read-only, and has no size to set; limit a --tmpfs with size=",
-    ("--volume-driver",): "a volume keeps the driver it was made with; make it with `docker volume create` and use -v",
-    ("--volumes-from",): _VOLUMES,
-    ("--dns", "--dns-opt", "--dns-option", "--dns-search", "--domainname"): _DNS,
-    ("--ip", "--ip6", "--link-local-ip", "--mac-address"): _ADDRESS,
-    ("--network-alias", "--net-alias"): _ALIAS,
-    ("--link",): "links are docker's past; put both containers on one network with --network",
-    ("--expose",): "a port that is only exposed reaches nobody; use -p",
-    ("--publish-all", "-P"): "only ports that are named are published; name each with -p",
-    ("--health-cmd", "--health-interval", "--health-retries", "--health-start-period"): _HEALTH,
-    ("--health-start-interval", "--health-timeout", "--no-healthcheck"): _HEALTH,
-    ("--disable-content-trust",): "an image is what its digest says; give NAME@sha256:DIGEST to --image",
-    ("--isolation", "--cpu-count", "--cpu-percent", "--io-maxbandwidth", "--io-maxiops"): _WINDOWS,
-}
-
-REFUSED: Mapping[str, str] = {flag: reason for flags, reason in _REFUSED.items() for flag in flags}
-"""Every other flag of ``docker run`` (20.10 to 28): why a box cannot have it, and after the semicolon what to do."""
 
 
 def _words(text: str) -> frozenset[str]:
@@ -172,7 +96,6 @@ _OPEN_THE_BOX = {
 _LIMITS = _words("core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack")
 _ARCHITECTURES = _words("386 amd64 arm arm64 loong64 mips64le ppc64le riscv64 s390x")
 
-_NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _PUBLISH = re.compile(
     r"(?:(?:(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<v4>[0-9.]+)):)?(?P<host>[0-9]+(?:-[0-9]+)?)?:)?"
     r"(?P<box>[0-9]+(?:-[0-9]+)?)(?:/(?P<protocol>(?i:tcp|udp|sctp)))?",
@@ -189,16 +112,6 @@ _THE_MACHINES = re.compile(
 )
 """Device names below /dev with which a box could read or write the machine itself."""
 _THE_BOXS = _words("console fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero")
-_VOLUME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]+")
-
-
-def refusal(flag: str) -> UsageError | None:
-    """Return the error for a flag of ``docker run`` that reprobox does not take; ``None`` for any other word."""
-    name = flag.partition("=")[0]
-    if name not in REFUSED:
-        return None
-    reason, _, remedy = REFUSED[name].partition("; ")
-    return UsageError(f"run has no {name}: {reason}", remedy=remedy)
 
 
 def parse_options(flags: Mapping[str, Sequence[str]]) -> BoxOptions:
@@ -214,7 +127,7 @@ def parse_options(flags: Mapping[str, Sequence[str]]) -> BoxOptions:
         raise ValueError(f"not in DOCKER_FLAGS: {sorted(unknown)}")
 
     def each(name: str, parse: Callable[[str], T]) -> tuple[T, ...]:
-        return tuple(parse(_checked_text(text, f"--{name}")) for text in flags.get(name, ()))
+        return tuple(parse(checked_text(text, f"--{name}")) for text in flags.get(name, ()))
 
     def last(name: str, parse: Callable[[str], T]) -> T | None:
         values = each(name, parse)
@@ -249,7 +162,7 @@ def parse_user(text: str) -> tuple[int, int | None]:
 
     :raises UsageError: for another name: the box's passwd file does not know it.
     """
-    _checked_text(text, "--user")
+    checked_text(text, "--user")
     parts = ["0" if part == "root" else part for part in text.split(":")]
     numbers = [_number(part, 0, HIGHEST_ID) for part in parts]
     if len(numbers) > 2 or None in numbers:
@@ -257,154 +170,8 @@ def parse_user(text: str) -> tuple[int, int | None]:
     return cast("int", numbers[0]), numbers[1] if len(numbers) == 2 else None
 
 
-def parse_tmpfs(text: str) -> Tmpfs:
-    """Read ``--tmpfs PATH[:OPTIONS]``; the options begin with Docker's rw,noexec,nosuid,nodev where not set otherwise.
-
-    :raises UsageError: for a protected target and an option Docker does not have.
-    """
-    _checked_text(text, "--tmpfs")
-    path, colon, options = text.partition(":")
-    words = options.split(",") if colon else []
-    return Tmpfs(checked_target(path, f"--tmpfs {text}"), _tmpfs_options(words, f"--tmpfs {text}"))
-
-
-def parse_mount(text: str, directory: Path) -> Mount | Tmpfs:
-    """Read Docker's ``--mount type=…,source=…,target=…``; a relative source counts from ``directory``.
-
-    :raises UsageError: for a key reprobox does not take, a malformed value, or a protected source or target.
-    :raises BoxError: when the source does not exist: it is never created.
-    """
-    given = f"--mount {_checked_text(text, '--mount')}"
-    fields = _mount_fields(text, given)
-    kind, source = fields.get("type", "volume"), fields.get("source", "")
-    if kind not in ("bind", "volume", "tmpfs"):
-        raise UsageError(f"{given}: the type cannot be {kind!r}", remedy="give bind, volume or tmpfs")
-    if "target" not in fields:
-        raise UsageError(f"{given}: there is no target", remedy="add target=PATH")
-    if bool(source) == (kind == "tmpfs"):
-        remedy = "drop source=" if source else "add source=, or take type=tmpfs for a folder that is not kept"
-        raise UsageError(f"{given}: type={kind} has {'no' if source else 'to have a'} source", remedy=remedy)
-    for key in ("size", "mode"):
-        if key in fields and kind != "tmpfs":
-            raise UsageError(f"{given}: tmpfs-{key} is for type=tmpfs alone", remedy="drop it")
-    target, read_only = checked_target(fields["target"], given), fields.get("readonly") == "true"
-    if kind == "tmpfs":
-        words = [f"{key}={fields[key]}" for key in ("size", "mode") if key in fields]
-        return Tmpfs(target, _tmpfs_options(["ro", *words] if read_only else words, given))
-    if kind == "bind":
-        return Mount(source=checked_source(source, directory, given), target=target, read_only=read_only)
-    if not _VOLUME_NAME.fullmatch(source):
-        raise UsageError(f"{given}: {source!r} is no volume's name", remedy="add type=bind for a file or folder")
-    return Mount(source=source, target=target, read_only=read_only, kind="volume")
-
-
-def checked_source(source: str, directory: Path, given: str) -> str:
-    """Return the resolved source of a bind mount, relative to ``directory``.
-
-    :raises UsageError: where it holds the engine's socket.
-    :raises BoxError: when it does not exist or cannot be read.
-    """
-    try:
-        path = (directory / Path(source).expanduser()).resolve()
-        there = path.exists()
-    except (OSError, RuntimeError) as error:
-        raise BoxError(
-            f"{given}: {source} cannot be read ({error})", remedy="name a file or folder you may read"
-        ) from error
-    if not there:
-        raise BoxError(
-            f"{given}: {path} does not exist", remedy="create it first; reprobox never creates a mount source"
-        )
-    if reaches_the_engine(path):
-        raise UsageError(
-            f"{given}: {path} holds the engine's socket, and with it the whole machine",
-            remedy="mount a folder further down",
-        )
-    return str(path)
-
-
-_MOUNT_KEYS = {
-    "type": "type",
-    "source": "source",
-    "src": "source",
-    "target": "target",
-    "dst": "target",
-    "destination": "target",
-    "readonly": "readonly",
-    "ro": "readonly",
-    "tmpfs-size": "size",
-    "tmpfs-mode": "mode",
-}
-_SWITCH = {"": "true", "true": "true", "1": "true", "false": "false", "0": "false"}
-
-
-def _mount_fields(text: str, given: str) -> dict[str, str]:
-    """Return the fields by their chief names; a field with a comma in it stands in quotes, as in CSV."""
-    import csv
-
-    try:
-        (row,) = csv.reader([text], strict=True)
-    except csv.Error as error:
-        raise UsageError(
-            f"{given}: a quote is not closed or stands inside a field", remedy="quote whole fields"
-        ) from error
-    result: dict[str, str] = {}
-    for field in row:
-        key, equals, value = field.partition("=")
-        name = _MOUNT_KEYS.get(key.lower())
-        if name is None:
-            raise UsageError(
-                f"{given}: run has no {key!r} in --mount{near_miss(key, _MOUNT_KEYS)}",
-                remedy=f"give {', '.join(_MOUNT_KEYS)}",
-            )
-        if name in result:
-            raise UsageError(f"{given}: {name} is given twice", remedy="give it once")
-        if name == "readonly" and (value or not equals):
-            value = _SWITCH.get(value.lower(), "")
-        if not value or value != value.strip() or '"' in value:
-            raise UsageError(f"{given}: {key} cannot be {field.partition('=')[2]!r}", remedy=f"give {key}=VALUE")
-        result[name] = value
-    return result
-
-
-_TMPFS_DEFAULTS = ("rw", "noexec", "nosuid", "nodev")
-_TMPFS_SWITCHES = {"rw": 0, "ro": 0, "exec": 1, "noexec": 1, "suid": 2, "nosuid": 2, "dev": 3, "nodev": 3}
-_TMPFS_VALUES = {
-    "size": r"[1-9][0-9]{0,18}[kmgtKMGT]?|(?:[1-9][0-9]?|100)%",
-    "mode": r"[0-7]{3,5}",
-    "uid": r"[0-9]{1,10}",
-    "gid": r"[0-9]{1,10}",
-    "nr_inodes": r"[1-9][0-9]{0,18}[kmgKMG]?",
-}
-
-
-def _tmpfs_options(words: Iterable[str], given: str) -> str:
-    chosen: dict[object, str] = dict(enumerate(_TMPFS_DEFAULTS))
-    for word in words:
-        key, _, value = word.partition("=")
-        if word in _TMPFS_SWITCHES:
-            chosen[_TMPFS_SWITCHES[word]] = word
-        elif key in _TMPFS_VALUES and re.fullmatch(_TMPFS_VALUES[key], value):
-            chosen[key] = word
-        else:
-            known = ", ".join([*_TMPFS_SWITCHES, *(f"{name}=" for name in _TMPFS_VALUES)])
-            raise UsageError(f"{given}: {word!r} is no option of a tmpfs", remedy=f"choose of {known}")
-    return ",".join(chosen.values())
-
-
 def _bad(flag: str, text: str, remedy: str) -> UsageError:
     return UsageError(f"{flag} cannot be {text!r}", remedy=remedy)
-
-
-def _checked_text(text: str, flag: str) -> str:
-    """Refuse what an engine's JSON, a hosts file or a log line would read as something else."""
-    if not text:
-        raise UsageError(f"{flag} has no value", remedy="give one, or leave the flag out")
-    if _NO_TEXT.search(text):
-        raise UsageError(
-            f"{flag} cannot be {text!a}: it holds a control character or bytes that are no UTF-8", remedy="remove them"
-        )
-    return text
 
 
 def _number(text: str, low: int, high: int) -> int | None:
@@ -422,7 +189,7 @@ def _interval(text: str, low: int, high: int) -> range | None:
 
 
 def _memory(text: str) -> int:
-    size = parse_size(text, "--memory") if len(text) < 32 else 0
+    size = parse_size(text, "--memory")
     if size < LEAST_MEMORY:
         raise _bad("--memory", text, "give 6m, which is the engine's least, or more")
     return size
@@ -487,12 +254,7 @@ def _ports(text: str) -> list[Port]:
         raise UsageError(f"--publish {text}: the address is none ({error})", remedy=remedy) from error
     protocol = cast("Literal['tcp', 'udp', 'sctp']", (match["protocol"] or "tcp").lower())
     return [
-        Port(
-            box_port=port,
-            protocol=protocol,
-            host_port=host[index] if host else None,
-            host_address=address,
-        )
+        Port(box_port=port, protocol=protocol, host_port=host[index] if host else None, host_address=address)
         for index, port in enumerate(box)
     ]
 

@@ -102,7 +102,7 @@ def execute(plan: RunPlan, engine: Engine, record: RunRecord, manifest: dict[str
             return code
         except BaseException as error:
             stage = record.stage()
-            if not (isinstance(error, EngineUnavailable) and manifest["outcome"] == Outcome.RUNNING):
+            if not isinstance(error, EngineUnavailable):  # then the box may live, and with it what it was given
                 finish(record, manifest)
             with contextlib.suppress(OSError):
                 update(
@@ -163,13 +163,22 @@ def _run(
             stack.enter_context(Input(box, departure.detach if terminal else None))
         if outside.started is not None:
             stack.enter_context(_watch_for_the_start(record, outside.started))
-        box.stream(_writer(outside, logs, box), outside.say)
-        if departure.gave_up:
+        try:
+            box.stream(_writer(outside, logs, box), outside.say)
+            if departure.detached:
+                return None
+            if not departure.gave_up:
+                return box.wait()
+        except EngineUnavailable as error:
             raise EngineUnavailable(
-                "the engine does not answer, so the command could not be killed and may still run",
-                remedy=f"see to the engine; reprobox runs stop {record.id} then ends the command",
-            )
-        return None if departure.detached else box.wait()
+                error.message,
+                remedy=f"{error.remedy}; `reprobox runs wait {record.id}` then takes it up",
+                detail=error.detail,
+            ) from error
+        raise EngineUnavailable(
+            "the engine does not answer, so the command could not be killed and may still run",
+            remedy=f"see to the engine; `reprobox runs stop {record.id}` then ends the command",
+        )
 
 
 @contextlib.contextmanager

@@ -42,6 +42,10 @@ def conclude(ended: Exit, stage: str | None, say: Callable[[str], None]) -> dict
     message: str | None = None
     if ended.out_of_memory and ended.code == SIGNAL_BASE + signal.SIGKILL:
         outcome, message = Outcome.OUT_OF_MEMORY, "the command ran out of memory and was killed"
+    elif ended.removed:
+        outcome, message = Outcome.FAILED, "somebody else removed the box while the command ran, and ended it so"
+        whose = "engine"
+        say(message)
     elif ended.engine_was_away and ended.code in ENGINE_STOPPED:
         outcome, message = Outcome.ENGINE_STOPPED, "the engine stopped or was restarted, and ended the command"
         whose = "engine"

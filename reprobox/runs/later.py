@@ -200,6 +200,8 @@ def _take_over(
 
 def _give_up(record: RunRecord, manifest: dict[str, Any], message: str) -> None:
     finish(record, manifest)
+    if manifest.get("end") is not None:
+        return  # the engine failed before it had made a box, and that is on record
     started = manifest.get("start") is not None
     manifest.update(
         outcome=str(Outcome.LOST if started else Outcome.FAILED),

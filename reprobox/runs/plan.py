@@ -11,7 +11,7 @@ from reprobox.engines import RUN_LABEL, BoxOptions, BoxSpec, EngineName, ImageIn
 from reprobox.errors import BoxError, UsageError
 from reprobox.project import WORKSPACE, Project
 from reprobox.recipe import Profile, Recipe, SelfTest, draw_seed, world_size
-from reprobox.runs.options import BOX_HOME, checked_inside_the_project
+from reprobox.runs.mounts import BOX_HOME
 from reprobox.runs.secrets import SECRETS, secrets_folder
 
 if TYPE_CHECKING:
@@ -241,9 +241,8 @@ def _container(
         # The command must not be able to rewrite the records of runs, or to lead reprobox's own writes elsewhere.
         records = run_folder.parents[1]
         mounts.append(Mount(source=str(records), target=str(WORKSPACE / records.name), read_only=True))
-    theirs = [checked_inside_the_project(mount, request.project.root) for mount in request.mounts]
     # A mount inside another must come after it.
-    mounts = sorted([*mounts, *theirs], key=lambda mount: mount.target.count("/"))
+    mounts = sorted([*mounts, *request.mounts], key=lambda mount: mount.target.count("/"))
     scratch = {path: options for path, options in _scratch(uid, gid).items() if path not in taken}
     return BoxSpec(
         run_id=run_id,

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from reprobox.engines import EngineName, Mount
 from reprobox.errors import RecipeError, UsageError
 from reprobox.recipe import parse_choice
-from reprobox.runs.docker_flags import DOCKER_FLAGS, parse_mount, parse_options, parse_tmpfs, parse_user
+from reprobox.runs.docker_flags import DOCKER_FLAGS, parse_options, parse_user
 from reprobox.runs.hashes import parse_artefact
-from reprobox.runs.options import parse_env_file, parse_environment, parse_name, parse_volume
+from reprobox.runs.mounts import Tmpfs, checked_inside_the_project, parse_mount, parse_tmpfs, parse_volume
+from reprobox.runs.options import parse_env_file, parse_environment, parse_name
 from reprobox.runs.plan import RunRequest
 from reprobox.runs.redaction import looks_secret
 from reprobox.runs.secrets import parse_secrets
@@ -52,29 +53,28 @@ def parse_request(
     environment = parse_environment(entries, os.environ)
     secrets = parse_secrets(texts("secret"), os.environ, project.directory)
     hidden = {name: value for name, value in environment.items() if value and looks_secret(name, value)}
-    mounts = [parse_volume(text, project.directory) for text in texts("volume")]
-    scratch = [parse_tmpfs(text) for text in texts("tmpfs")]
-    for text in texts("mount"):
-        parsed = parse_mount(text, project.directory)
-        if isinstance(parsed, Mount):
-            mounts.append(parsed)
-        else:
-            scratch.append(parsed)
+    mounts: list[tuple[str, Mount | Tmpfs]] = [
+        *((f"-v {text}", parse_volume(text, project.directory)) for text in texts("volume")),
+        *((f"--mount {text}", parse_mount(text, project.directory)) for text in texts("mount")),
+        *((f"--tmpfs {text}", parse_tmpfs(text)) for text in texts("tmpfs")),
+    ]
+    for given, mount in mounts:
+        checked_inside_the_project(mount.target, project.root, given)
     local = settings.value("engine") is EngineName.LOCAL
     terminal = bool(values.get("tty"))
     if terminal and not os.isatty(0) and not values.get("detach"):
         raise UsageError(
             "-t gives the command your terminal, and standard input is none", remedy="leave -t out, or use -i alone"
         )
-    return RunRequest(
+    request = RunRequest(
         command=command,
         recipe=settings.recipe(),
         engine=settings.value("engine"),
         project=project,
         directory=values.get("workdir"),
         name=None if values.get("name") is None else parse_name(values["name"]),
-        mounts=tuple(mounts),
-        tmpfs=dict(scratch),
+        mounts=tuple(mount for _, mount in mounts if isinstance(mount, Mount)),
+        tmpfs=dict(mount for _, mount in mounts if isinstance(mount, Tmpfs)),
         environment={name: value for name, value in environment.items() if name not in {*secrets, *hidden}},
         secrets={**{name: os.fsencode(value) for name, value in hidden.items()}, **secrets},
         network=None if local else settings.value("network"),
@@ -92,6 +92,9 @@ def parse_request(
         container_flags=container_flags,
         quiet=settings.value("quiet"),
     )
+    if not local:
+        _refuse_what_has_no_effect(request, shm_size=values.get("shm_size"))
+    return request
 
 
 def parse_pull(text: str | None) -> Pull:
@@ -100,6 +103,15 @@ def parse_pull(text: str | None) -> Pull:
         return parse_choice(text or "missing", "--pull", ("missing", "always", "never"))  # type: ignore[return-value]
     except RecipeError as error:
         raise UsageError(error.message, remedy=error.remedy) from error
+
+
+def _refuse_what_has_no_effect(request: RunRequest, *, shm_size: str | None) -> None:
+    ipc, capabilities, uid = request.options.ipc, request.options.cap_add, request.owner[0]
+    if shm_size is not None and ipc in ("none", "host"):
+        what = "has no /dev/shm" if ipc == "none" else "is the machine's own /dev/shm, whose size is set there"
+        raise UsageError(f"--shm-size {shm_size} has no effect: --ipc {ipc} {what}", remedy="leave one of them out")
+    if capabilities and uid != 0:
+        raise UsageError(f"--cap-add {capabilities[0]} has no effect for the user {uid}", remedy="add -u 0")
 
 
 def _docker_options(values: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from reprobox.engines.base import BoxOptions, Device, Mount, Port, Ulimit
+from reprobox.engines.base import BoxOptions, BoxSpec, Device, Mount, Port, Ulimit
+from reprobox.engines.creation import create_arguments
 from reprobox.errors import BoxError, UsageError
 from reprobox.runs import docker_flags
 from reprobox.runs.docker_flags import (
     _CAPABILITIES,
     DEFAULT_PIDS,
     DOCKER_FLAGS,
-    REFUSED,
-    parse_mount,
     parse_options,
-    parse_tmpfs,
     parse_user,
-    refusal,
 )
+from reprobox.runs.mounts import parse_mount, parse_tmpfs, parse_volume
+from reprobox.runs.refused_flags import REFUSED, refusal
 
 
 def flags(text):
@@ -118,6 +118,7 @@ def test_a_flag_nobody_declared_is_a_programming_error():
 GOOD = [
     ("memory", "6m", "memory_bytes", 6 << 20),
     ("memory", "8g", "memory_bytes", 8 << 30),
+    ("memory", "1.5g", "memory_bytes", 3 << 29),
     ("cpus", "2.5", "cpus", 2.5),
     ("cpus", ".5", "cpus", 0.5),
     ("cpus", "0.123456789", "cpus", 0.123456789),
@@ -172,7 +173,7 @@ def test_a_text_has_dockers_meaning(flag, text, name, value):
 
 
 BAD = [
-    ("memory", ["0", "-1", "5m", "6291455", "1.5g", "lots", "9" * 5000, "99999999999g", "８g"], "8g|6m"),
+    ("memory", ["0", "-1", "5m", "6291455", "1.5.g", "lots", "9" * 5000, "99999999999g", "８g"], "8g|6m"),
     (
         "cpus",
         ["0", "-1", "0.001", "1.0000000001", "1e3", "1/2", "inf", "nan", "1.", ".", "9" * 400, "１"],
@@ -269,6 +270,13 @@ def test_what_is_no_text_is_refused_everywhere(flag, text, tmp_path):
     str(caught.value).encode()
 
 
+@pytest.mark.parametrize("text", NO_TEXTS)
+def test_a_volume_is_text(text, tmp_path):
+    with pytest.raises(UsageError, match=r"^-v ") as caught:
+        parse_volume(f"./{text}:/data" if text else "", tmp_path)
+    assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize("text", ["team=a\nb", "team=a\0", "team=\udcff"])
 def test_a_labels_value_is_text_too(text):
     with pytest.raises(UsageError, match="control character"):
@@ -329,6 +337,15 @@ def test_without_a_target_a_device_keeps_its_name_and_may_have_permissions(monke
     assert parse_options({"device": ["/dev/fuse:rw"]}).devices == (
         Device(source="/dev/fuse", target="/dev/fuse", permissions="rw"),
     )
+
+
+def test_a_device_is_handed_to_the_engine_in_parts():
+    api = SimpleNamespace(create_host_config=lambda **host: host)
+    options = parse_options({"device": ["/dev/zero:/dev/nothing:rw"]})
+    spec = BoxSpec(run_id="1", name="x", command=("true",), directory="/", environment={}, options=options)
+    assert create_arguments(api, spec)["host_config"]["devices"] == [
+        {"PathOnHost": "/dev/zero", "PathInContainer": "/dev/nothing", "CgroupPermissions": "rw"}
+    ]
 
 
 def test_a_device_that_is_not_there():

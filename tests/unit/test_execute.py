@@ -15,7 +15,7 @@ from reprobox.recipe import Recipe
 from reprobox.runs.execute import Outside, execute
 from reprobox.runs.interrupts import Interrupts
 from reprobox.runs.manifest import first_manifest
-from reprobox.runs.options import parse_volume
+from reprobox.runs.mounts import parse_volume
 from reprobox.runs.plan import RunRequest, make_plan
 from reprobox.runs.store import RunStore, new_run_id
 from reprobox.runs.streams import Output

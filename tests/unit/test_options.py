@@ -6,14 +6,17 @@ import pytest
 
 from reprobox.engines import Mount
 from reprobox.errors import BoxError, UsageError
-from reprobox.runs.options import (
-    checked_inside_the_project,
-    parse_env_file,
-    parse_environment,
-    parse_name,
-    parse_volume,
-)
-from reprobox.settings import parse_size
+from reprobox.project import Project
+from reprobox.runs.mounts import parse_volume
+from reprobox.runs.options import parse_env_file, parse_environment, parse_name
+from reprobox.runs.request import parse_request
+from reprobox.settings import Settings
+
+
+def ask(folder, **values):
+    """Parse the options of a run typed in `folder`, a project."""
+    (folder / "reprobox.toml").touch()
+    return parse_request(("true",), values, Settings.load({}, folder, {}), Project.find(folder), ())
 
 
 def test_a_bind_mount(tmp_path):
@@ -71,12 +74,68 @@ def test_a_mount_beside_the_system_is_taken(target, tmp_path):
     assert parse_volume(f"{tmp_path}:{target}", tmp_path).target == target
 
 
-@pytest.mark.parametrize("target", ["/workspace/link", "/workspace/link/below", "/workspace/.reprobox"])
-def test_a_mount_that_a_link_of_the_project_would_lead_away_is_refused(target, tmp_path):
+@pytest.mark.parametrize("target", ["/workspace/link", "/workspace//link/below", "/workspace/.reprobox"])
+@pytest.mark.parametrize(
+    ("flag", "name", "text"),
+    [
+        ("-v", "volume", ".:{}"),
+        ("-v", "volume", "cache:{}:ro"),
+        ("--mount", "mount", "type=bind,src=.,dst={}"),
+        ("--mount", "mount", "type=tmpfs,dst={}"),
+        ("--tmpfs", "tmpfs", "{}:size=1m"),
+    ],
+)
+def test_a_mount_that_a_link_of_the_project_would_lead_away_is_refused(flag, name, text, target, tmp_path):
     (tmp_path / "link").symlink_to("/opt/reprobox")
-    mount = parse_volume(f"{tmp_path}:{target}", tmp_path)
-    with pytest.raises(UsageError, match="folders are real"):
-        checked_inside_the_project(mount, tmp_path)
+    text = text.format(target)
+    with pytest.raises(UsageError, match="folders are real") as caught:
+        ask(tmp_path, **{name: [text]})
+    assert caught.value.message.startswith(f"{flag} {text}: {tmp_path}/")
+
+
+def test_mounts_in_real_folders_of_the_project_are_taken(tmp_path):
+    (tmp_path / "data").mkdir()
+    request = ask(
+        tmp_path,
+        volume=["./data:/workspace/data/a", "cache:/workspace/new"],
+        mount=["src=cache,dst=/b", "type=tmpfs,dst=/workspace/c"],
+        tmpfs=["/workspace/data/d"],
+    )
+    assert [mount.target for mount in request.mounts] == ["/workspace/data/a", "/workspace/new", "/b"]
+    assert list(request.tmpfs) == ["/workspace/c", "/workspace/data/d"]
+
+
+@pytest.mark.parametrize("source", ["a" * 300, "./" + "a" * 300, "~nobody-of-that-name/x"])
+def test_a_source_that_cannot_be_looked_up_is_an_error(source, tmp_path):
+    with pytest.raises(BoxError, match="cannot be read"):
+        parse_volume(f"{source}:/data", tmp_path)
+
+
+def test_a_source_whose_real_path_is_no_utf_8_is_refused(tmp_path):
+    folder = tmp_path / "\udcff"
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(UsageError, match=r"-v ./link:/data: the source cannot be .*no UTF-8"):
+        parse_volume("./link:/data", tmp_path)
+
+
+@pytest.mark.parametrize("ipc", ["none", "host"])
+def test_a_size_of_shared_memory_that_would_have_no_effect_is_refused(ipc, tmp_path):
+    with pytest.raises(UsageError, match=f"--shm-size 1g has no effect: --ipc {ipc}"):
+        ask(tmp_path, ipc=ipc, shm_size="1g")
+    assert ask(tmp_path, ipc=ipc).options.ipc == ipc
+    assert ask(tmp_path, ipc="private", shm_size="1g").options.ipc == "private"
+
+
+def test_a_capability_is_for_root_alone(tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match="--cap-add CHOWN has no effect for the user 7; add -u 0"):
+        ask(tmp_path, cap_add=["CHOWN"], user="7:0")
+    assert ask(tmp_path, cap_add=["CHOWN"], user="0").options.cap_add == ("CHOWN",)
+    monkeypatch.setattr("os.getuid", lambda: 0)
+    assert ask(tmp_path, cap_add=["CHOWN"]).options.cap_add == ("CHOWN",)
+    monkeypatch.setattr("os.getuid", lambda: 1000)
+    with pytest.raises(UsageError, match="for the user 1000"):
+        ask(tmp_path, cap_add=["CHOWN"])
 
 
 def test_a_volume_name_that_is_also_a_file_here_is_refused(tmp_path):
@@ -146,16 +205,3 @@ def test_an_environment_file_that_cannot_be_read(content, tmp_path):
 def test_a_bad_container_name_is_refused(name):
     with pytest.raises(UsageError, match="--name"):
         parse_name(name)
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("64m", 64 << 20), ("8G", 8 << 30), ("1gb", 1 << 30), ("2GiB", 2 << 30), ("100", 100), ("5b", 5)]
-)
-def test_a_size(text, size):
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "0", "-1", "1.5g", "g", "8x", "1 g", "9999999999999g"])
-def test_a_bad_size_is_refused(text):
-    with pytest.raises(UsageError, match="such as 512m"):
-        parse_size(text)

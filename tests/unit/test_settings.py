@@ -7,7 +7,7 @@ import pytest
 from reprobox.engines import EngineName
 from reprobox.errors import UsageError
 from reprobox.recipe import Profile
-from reprobox.settings import SETTINGS, Origin, Resolved, Settings
+from reprobox.settings import SETTINGS, Origin, Resolved, Settings, parse_size
 
 
 def load(tmp_path, flags=None, environment=None):
@@ -59,3 +59,48 @@ def test_a_broken_project_file_is_refused(tmp_path):
 def test_every_setting_has_a_help_and_a_variable_of_its_own():
     assert all(setting.help for setting in SETTINGS)
     assert len({setting.variable for setting in SETTINGS}) == len(SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("64m", 64 << 20),
+        ("8G", 8 << 30),
+        ("1gb", 1 << 30),
+        ("2GiB", 2 << 30),
+        ("100", 100),
+        ("5b", 5),
+        ("1.5g", 3 << 29),
+        ("0.5k", 512),
+        ("1.1", 1),
+        ("1.1g", 1181116006),
+    ],
+)
+def test_a_size_is_counted_as_docker_counts(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "0",
+        "-1",
+        "0.5",
+        "1.",
+        "1.5.g",
+        "1,5g",
+        "1e3",
+        "inf",
+        "g",
+        "8x",
+        "8\u212a",
+        "1 g",
+        "9" * 13 + "g",
+        "9" * 19,
+        "9" * 5000,
+    ],
+)
+def test_a_bad_size_is_refused(text):
+    with pytest.raises(UsageError, match="such as 512m"):
+        parse_size(text)
