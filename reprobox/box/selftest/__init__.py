@@ -1,0 +1,6 @@
+"""The determinism self-test: does this machine, with this image and recipe, give the same bits again?
+
+``cases`` is the table of what is computed, ``knobs`` reads the recipe back, ``measure`` turns tensors into what two
+machines can compare, ``canary`` shows that the comparison can fail, ``runner`` brings them together in two processes.
+It runs in a process of its own before the command, and imports nothing of the user's.
+"""
