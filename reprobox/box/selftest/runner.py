@@ -1,0 +1,305 @@
+"""The self-test carried out: knobs, cases several times here and once in a second process, canaries; one JSON document.
+
+Runs as a program of its own, in the environment that the command will get. The second process has another memory
+layout (its free memory is poisoned, and the cases come in the opposite order) and competes with the first for the cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fnmatch
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from reprobox.box import seeding
+from reprobox.box.selftest import collective
+from reprobox.box.selftest.canary import missed_canaries
+from reprobox.box.selftest.cases import CASES, Bench, Case
+from reprobox.box.selftest.knobs import read_knobs
+from reprobox.box.selftest.measure import Measured, measure
+from reprobox.recipe import RANK_VARIABLES, BoxSettings, Profile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["main"]
+
+SCHEMA = "reprobox.selftest/1"
+DEFAULT_REPEAT = 3
+POISON_BYTES = 64 << 20
+NO_DETERMINISTIC_KERNEL = "does not have a deterministic"
+"""How PyTorch begins to say so (``torch.use_deterministic_algorithms``), as an error or, under *warn*, as a warning."""
+
+NOT_AVAILABLE = ("not implemented for", "No available kernel", "No viable backend", "not compiled with")
+
+
+@dataclass
+class Result:
+    """What is known of one case on one device so far."""
+
+    case: Case
+    device: torch.device
+    measured: Measured | None = None
+    verdict: str = "same"
+    message: str | None = None
+    alerted: bool = False
+    ms: float = 0.0
+    digests: list[str] = field(default_factory=list)
+
+    @property
+    def key(self) -> str:
+        return f"{self.case.id} {self.device}"
+
+    def to_json(self) -> dict[str, Any]:
+        document: dict[str, Any] = {
+            "name": self.case.name,
+            "device": str(self.device),
+            "dtype": self.case.dtype_name,
+            "verdict": self.verdict,
+            "ms": round(self.ms, 1),
+        }
+        if self.message:
+            document["message"] = self.message
+        if self.case.ill_conditioned:
+            document["ill_conditioned"] = True
+        return {**document, **(self.measured.to_json() if self.measured else {"digest": None})}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the self-test; print the document on stdout and progress on stderr. Exit 0: passed, 1: not."""
+    options = _parse(argv)
+    if options.rank is not None:
+        return collective.rank_main(options.rank, options.world, options.store, options.backend)
+    settings = BoxSettings.parse(os.environ)
+    rank = seeding.rank(os.environ, RANK_VARIABLES) or 0
+    seed = (
+        seeding.process_seed({"seed": settings.recipe.seed, "rank_seeds": str(settings.recipe.rank_seeds)})
+        if rank
+        else settings.recipe.seed
+    )
+    knobs = read_knobs(torch, settings.recipe, seed or 0) if not options.second else []
+    devices = [torch.device(f"cuda:{i}") for i in range(torch.cuda.device_count())] or [torch.device("cpu")]
+    chosen = [Result(case=case, device=device) for device in devices for case in _choose(options, device.type)]
+    if options.second:
+        return _second(chosen)
+    with _second_process(options, argv) as second:
+        for result in _progress(chosen, quiet=options.quiet):
+            _run(result, options.repeat)
+        if options.tier == "full" and not options.cases:
+            chosen.append(_all_reduce(devices))
+        _compare(chosen, second())
+    document = _document(chosen, [knob.to_json() for knob in knobs], devices, settings.recipe.profile, options)
+    json.dump(document, sys.stdout)
+    return 0 if document["passed"] else 1
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="selftest")
+    parser.add_argument("--tier", choices=("start", "full"), default="full")
+    parser.add_argument("--repeat", type=int, default=DEFAULT_REPEAT)
+    parser.add_argument("--cases", default="", help="comma-separated names or patterns")
+    parser.add_argument("--quiet", action="store_true")
+    parser.add_argument("--second", action="store_true", help=argparse.SUPPRESS)
+    for name, kind in (("--rank", int), ("--world", int), ("--store", str), ("--backend", str)):
+        parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def _choose(options: argparse.Namespace, kind: str) -> list[Case]:
+    patterns = [pattern for pattern in options.cases.split(",") if pattern]
+    return [
+        case
+        for case in CASES
+        if case.only in (None, kind)
+        and (case.start or options.tier == "full")
+        and (not patterns or any(fnmatch.fnmatchcase(name, p) for p in patterns for name in (case.name, case.id)))
+    ]
+
+
+def _run(result: Result, repeat: int) -> None:
+    """Compute a case ``repeat`` times, with other memory in use each time."""
+    began = time.perf_counter()
+    litter = []
+    try:
+        for number in range(repeat):
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                measured = measure(result.case.compute(result.device))
+            result.alerted = result.alerted or any(NO_DETERMINISTIC_KERNEL in str(w.message) for w in said)
+            result.measured = result.measured or measured
+            result.digests.append(measured.digest)
+            litter.append(torch.full((12_345 * (number + 1),), float("nan"), device=result.device))
+    except Exception as error:
+        _note_error(result, error)
+    result.ms = (time.perf_counter() - began) * 1000
+
+
+def _note_error(result: Result, error: Exception) -> None:
+    message = " ".join(str(error).split())
+    known = NO_DETERMINISTIC_KERNEL in message or any(text in message for text in NOT_AVAILABLE)
+    result.verdict = "unsupported" if known else "error"
+    result.message = f"{type(error).__name__}: {message[:500]}"
+    result.measured = None
+
+
+def _compare(results: Sequence[Result], second: dict[str, str]) -> None:
+    for result in results:
+        if result.verdict != "same" or result.key not in second:
+            continue
+        other = second[result.key]
+        if len(set(result.digests)) > 1:
+            result.verdict = "different"
+            result.message = f"{len(set(result.digests))} results in {len(result.digests)} repeats of one process"
+        elif other != result.digests[0]:
+            result.verdict = "different"
+            result.message = "another process, with another memory layout and load, gave another result"
+
+
+@contextlib.contextmanager
+def _second_process(options: argparse.Namespace, argv: Sequence[str] | None) -> Iterator[Any]:
+    arguments = [*(sys.argv[1:] if argv is None else argv), "--second"]
+    process = subprocess.Popen([sys.executable, LAUNCHER, *arguments], stdout=subprocess.PIPE)
+
+    def digests() -> dict[str, str]:
+        output, _ = process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"the second process of the self-test ended with exit code {process.returncode}")
+        return dict(json.loads(output))
+
+    try:
+        yield digests
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def _second(results: Sequence[Result]) -> int:
+    with _burning(max(0, len(os.sched_getaffinity(0)) - 1) if len(results) > 20 else 0):
+        for result in reversed(results):
+            poison = torch.full((POISON_BYTES // 4,), float("nan"), device=result.device)
+            del poison  # what the case allocates next has held this
+            _run(result, 1)
+    json.dump({result.key: result.digests[0] for result in results if result.digests}, sys.stdout)
+    return 0
+
+
+@contextlib.contextmanager
+def _burning(processes: int) -> Iterator[None]:
+    """Keep ``processes`` cores busy: how work is spread over threads that must wait for a core must not show."""
+    burners = [subprocess.Popen([sys.executable, "-IS", "-c", "while True: pass"]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+
+
+def _all_reduce(devices: Sequence[torch.device]) -> Result:
+    result = Result(case=collective.CASE, device=devices[0])
+    began = time.perf_counter()
+    try:
+        tensors = collective.all_reduce(devices, LAUNCHER)
+        result.measured = measure(tensors[0])
+        result.digests = [measure(tensor).digest for tensor in tensors]
+        if len(set(result.digests)) > 1:
+            result.verdict, result.message = "different", "the same sum over the same ranks gave several results"
+    except Exception as error:
+        _note_error(result, error)
+    result.ms = (time.perf_counter() - began) * 1000
+    return result
+
+
+def _progress(results: Sequence[Result], *, quiet: bool) -> Iterator[Result]:
+    """Yield the results one by one, and tell on stderr how far the test is: one JSON line a case."""
+    for number, result in enumerate(results):
+        if not quiet:
+            sys.stderr.write(json.dumps({"case": result.key, "done": number, "total": len(results)}) + "\n")
+            sys.stderr.flush()
+        yield result
+
+
+def _document(
+    results: Sequence[Result],
+    knobs: list[dict[str, str]],
+    devices: Sequence[torch.device],
+    profile: Profile,
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    missed = missed_canaries(Bench(torch.device("cpu"), torch.float32).values(300, 257))
+    visible, wanted = _visible(devices), _asked_for()
+    failures = [f"the planted fault {name!r} was not noticed" for name in missed]
+    failures += [
+        f"{k['name']} is {k['found']} and should be {k['wanted']}" for k in knobs if k["verdict"] == "not in force"
+    ]
+    if wanted is not None and wanted != visible:
+        failures.append(
+            f"the GPUs seen are {', '.join(visible) or 'none'}, and those asked for {', '.join(wanted) or 'none'}"
+        )
+    failures += [f"{r.key}: {r.message}" for r in results if _fails(r, profile)]
+    if not results:
+        failures.append("no case was run")
+    return {
+        "schema": SCHEMA,
+        "passed": not failures,
+        "tier": "custom" if options.cases else options.tier,
+        "profile": str(profile),
+        "repeat": options.repeat,
+        "failures": failures,
+        "cases": [result.to_json() for result in results],
+        "knobs": knobs,
+        "canaries_missed": missed,
+        "fingerprint": _fingerprint(devices),
+    }
+
+
+def _fails(result: Result, profile: Profile) -> bool:
+    """Say whether the profile promised what the case does not hold."""
+    if result.verdict == "error":
+        return True
+    if result.verdict != "different":
+        return False
+    return profile is Profile.STRICT or (profile is Profile.WARN and not result.alerted)
+
+
+def _asked_for() -> list[str] | None:
+    """Return the UUIDs asked for, in order; ``None`` where the devices were not named by UUID."""
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    uuids = [name for name in (names or "").split(",") if name]
+    return uuids if names is not None and all(name.startswith(("GPU-", "MIG-")) for name in uuids) else None
+
+
+def _visible(devices: Sequence[torch.device]) -> list[str]:
+    uuids = [str(torch.cuda.get_device_properties(device).uuid) for device in devices if device.type == "cuda"]
+    return [uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}" for uuid in uuids]
+
+
+def _fingerprint(devices: Sequence[torch.device]) -> dict[str, Any]:
+    """Return what of this process the bits can depend on, as far as only the libraries know it."""
+    cudnn = torch.backends.cudnn.version() if torch.version.cuda else None
+    gpus = [torch.cuda.get_device_properties(device) for device in devices if device.type == "cuda"]
+    return {
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cudnn": cudnn,
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "multiprocessors": [gpu.multi_processor_count for gpu in gpus],
+        "compute_capability": [f"{gpu.major}.{gpu.minor}" for gpu in gpus],
+    }
+
+
+LAUNCHER = str(Path(__file__).with_name("launch.py"))
