@@ -14,6 +14,8 @@
     ├── BuildError                   125  the image could not be built
     │   └── ArtefactError            125  a wheel or a package could not be had, or is not the one the lock names
     ├── GpuError                     125  a GPU that was asked for is not there
+    ├── SelfTestError                125  the determinism self-test failed, or could not be carried out
+    ├── CertificateError             125  a certificate cannot be read or written, or is none
     ├── OutputError                  125  the command's output cannot be written on
     └── RecordError                  125  a run's record cannot be found, read or written
 
@@ -31,6 +33,7 @@ __all__ = [
     "ArtefactError",
     "BoxError",
     "BuildError",
+    "CertificateError",
     "CommandNotExecutable",
     "CommandNotFound",
     "EngineError",
@@ -41,6 +44,7 @@ __all__ = [
     "RecipeError",
     "RecordError",
     "ReproboxError",
+    "SelfTestError",
     "UsageError",
     "near_miss",
 ]
@@ -114,6 +118,14 @@ class ArtefactError(BuildError):
 
 class GpuError(ReproboxError):
     """A GPU that was asked for is not there or cannot be used."""
+
+
+class SelfTestError(ReproboxError):
+    """The determinism self-test failed, or could not be carried out; the command was not started."""
+
+
+class CertificateError(ReproboxError):
+    """A certificate cannot be read or written, or is not one of this reprobox."""
 
 
 class OutputError(ReproboxError):

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Gpu", "Inventory", "take_inventory"]
 
@@ -22,11 +26,13 @@ _BROKEN = {
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One GPU: its index in PCI order, UUID and product name."""
+    """One GPU: its index in PCI order, UUID and product name; ECC and MIG mode, ``None`` where it has no such mode."""
 
     index: int
     uuid: str
     name: str
+    ecc: bool | None = None
+    mig: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +58,13 @@ def take_inventory() -> Inventory:
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
         gpus = tuple(
-            Gpu(index=i, uuid=_text(pynvml.nvmlDeviceGetUUID(h)), name=_text(pynvml.nvmlDeviceGetName(h)))
+            Gpu(
+                index=i,
+                uuid=_text(pynvml.nvmlDeviceGetUUID(h)),
+                name=_text(pynvml.nvmlDeviceGetName(h)),
+                ecc=_mode(pynvml.nvmlDeviceGetEccMode, h),
+                mig=_mode(pynvml.nvmlDeviceGetMigMode, h),
+            )
             for i, h in enumerate(handles)
         )
         return Inventory(gpus=gpus, driver=_text(pynvml.nvmlSystemGetDriverVersion()))
@@ -69,6 +81,16 @@ def _has_library() -> bool:
     except OSError:
         return False
     return True
+
+
+def _mode(ask: Callable[[Any], Any], handle: Any) -> bool | None:
+    """Return the current one of a mode's two states (current and pending)."""
+    import pynvml
+
+    try:
+        return bool(ask(handle)[0])
+    except pynvml.NVMLError:
+        return None
 
 
 def _missing(error: Exception) -> Inventory:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from reprobox import __version__
 from reprobox.engines import EngineName
 from reprobox.runs.hashes import file_hashes
-from reprobox.runs.host import git_facts, host_facts
+from reprobox.host import git_facts, host_facts
 from reprobox.runs.plan import options_to_json
 from reprobox.runs.redaction import redacted, redacted_words
 

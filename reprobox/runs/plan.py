@@ -186,7 +186,7 @@ def _caches(request: RunRequest, image: ImageInfo | None) -> dict[str, Path]:
 
     from platformdirs import user_cache_path
 
-    from reprobox.runs.host import host_facts
+    from reprobox.host import host_facts
 
     if image is None:
         return {}

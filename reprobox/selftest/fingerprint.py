@@ -1,0 +1,101 @@
+"""What of a machine, an image and a recipe a self-test's bits can depend on, told without importing torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import reprobox.box.selftest
+from reprobox import __version__
+from reprobox.host import host_facts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from reprobox.engines import ImageInfo
+    from reprobox.gpus import Gpu
+    from reprobox.recipe import Recipe
+
+__all__ = ["differences", "fingerprint", "relevant_environment"]
+
+_RELEVANT = re.compile(
+    r"PYTHONHASHSEED|(?:TORCH|TORCHINDUCTOR|PYTORCH|CUDA|CUBLAS|CUBLASLT|CUDNN|NCCL|NVIDIA|NVTE|OMP|MKL|OPENBLAS|KMP|GOMP|ATEN"
+    r"|ONEDNN|DNNL|TRITON|FLASH|XLA|ACCELERATE)_\w+"
+)
+"""Variables that the libraries read: given with -e they go into the self-test's box and into its fingerprint."""
+
+_DISTRIBUTION = re.compile(r"[^/]+\.dist-info")
+
+
+def relevant_environment(environment: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return what of ``environment`` the numbers can depend on."""
+    return {name: environment[name] for name in sorted(environment) if _RELEVANT.fullmatch(name)}
+
+
+def fingerprint(
+    recipe: Recipe,
+    environment: Mapping[str, str | None],
+    image: ImageInfo | None,
+    gpus: tuple[Gpu, ...],
+    driver: str | None,
+) -> dict[str, Any]:
+    """Return the fingerprint: equal for two runs whose self-tests must give the same bits.
+
+    Seed and rank are not in it (the cases have a seed of their own), nor is the number of cores (threads are fixed).
+    """
+    host = host_facts()
+    return {
+        "reprobox": __version__,
+        "image_id": None if image is None else image.image_id,
+        "local": _local_python() if image is None else None,
+        "profile": str(recipe.profile),
+        "threads": recipe.threads,
+        "fill": recipe.fill,
+        "portable": recipe.portable,
+        "environment": relevant_environment(environment),
+        "driver": driver,
+        "gpus": [{"name": gpu.name, "uuid": gpu.uuid, "ecc": gpu.ecc, "mig": gpu.mig} for gpu in gpus],
+        "machine": host["machine"],
+        "cpu": host["cpu"],
+        "isa": host["isa"],
+        "microcode": host["microcode"],
+        "kernel": host["kernel"],
+    }
+
+
+def _local_python() -> dict[str, Any]:
+    """Return which Python a command would find on this machine, what is installed for it, and which cases there are."""
+    found = shutil.which("python") or shutil.which("python3") or ""
+    site = sorted(Path(found).parent.parent.glob("lib/python3*/site-packages/*.dist-info")) if found else []
+    names = [path.name for path in site if _DISTRIBUTION.fullmatch(path.name)]
+    cases = b"".join(path.read_bytes() for path in sorted(Path(reprobox.box.selftest.__file__).parent.glob("*.py")))
+    return {
+        "python": str(Path(found).resolve()),
+        "packages": hashlib.sha256("\n".join(names).encode()).hexdigest(),
+        "torch": next((name for name in names if name.startswith("torch-")), None),
+        "cases": hashlib.sha256(cases).hexdigest(),
+    }
+
+
+def key(document: Mapping[str, Any]) -> str:
+    """Return a fingerprint's name in the cache."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return what two fingerprints say differently, by dotted name."""
+    flat = [dict(_flat(document)) for document in (ours, theirs)]
+    names = sorted(flat[0].keys() | flat[1].keys())
+    return {
+        name: (flat[0].get(name), flat[1].get(name)) for name in names if flat[0].get(name) != flat[1].get(name)
+    }
+
+
+def _flat(document: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if isinstance(document, dict) and document:
+        return [pair for name, value in document.items() for pair in _flat(value, f"{prefix}.{name}" if prefix else name)]
+    return [(prefix, document)]

@@ -1,0 +1,231 @@
+"""The self-test carried out in a box of its own, which has nothing of the user's in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import reprobox.box.selftest
+from reprobox.engines import RUN_LABEL, BoxSpec
+from reprobox.errors import CertificateError, SelfTestError
+from reprobox.recipe import Profile, Recipe, SelfTest
+from reprobox.selftest.certificate import Certificate, find, keep
+from reprobox.selftest.fingerprint import fingerprint, relevant_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from reprobox.engines import Engine, ImageInfo, Stream
+    from reprobox.gpus import Gpu
+
+__all__ = ["SEED", "Proof", "Subject", "carry_out", "prove"]
+
+SEED = 20200220
+"""The self-test's own seed: what it finds does not depend on the run's."""
+
+BOX_LAUNCHER = "/opt/reprobox/lib/reprobox/box/selftest/launch.py"
+NO_TORCH = 3
+"""Exit code of the self-test where its Python has no torch."""
+
+_CANNOT = (126, 127)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is tested: a recipe on an engine, in an image, on devices, with the caller's variables."""
+
+    engine: Engine
+    image: ImageInfo | None
+    recipe: Recipe
+    gpus: tuple[Gpu, ...] = ()
+    driver: str | None = None
+    environment: Mapping[str, str | None] = field(default_factory=dict)
+    hides_gpus: bool = True
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """See :func:`reprobox.selftest.fingerprint.fingerprint`."""
+        return fingerprint(self.recipe, self.environment, self.image, self.gpus, self.driver)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """What is known before a command starts.
+
+    ``verdict``: ``passed`` now, ``certificate`` (passed earlier, on exactly this), ``off``, or ``skipped`` where there is
+    no torch to test.
+    """
+
+    verdict: Literal["passed", "certificate", "off", "skipped"]
+    certificate: Certificate | None = None
+    seconds: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the manifest says of the self-test."""
+        certificate = self.certificate
+        return {
+            "verdict": self.verdict,
+            "tier": certificate.tier if certificate else None,
+            "date": certificate.date if certificate else None,
+            "cases": len(certificate.cases) if certificate else 0,
+            "seconds": None if self.seconds is None else round(self.seconds, 2),
+        }
+
+    def summary(self) -> str | None:
+        """Return the line that a person is told; ``None`` where there is nothing to tell."""
+        if self.verdict == "skipped":
+            return "self-test skipped: the box's python has no torch"
+        if self.certificate is None:
+            return None
+        devices = ", ".join(dict.fromkeys(str(case["device"]) for case in self.certificate.cases))
+        how = f"{self.seconds:.1f} s" if self.seconds is not None else f"certificate of {self.certificate.date[:10]}"
+        return f"self-test {len(self.certificate.cases)} cases on {devices}: same bits ({how})"
+
+
+def prove(
+    subject: Subject,
+    mode: SelfTest,
+    say: Callable[[str], None],
+    check: Callable[[], None],
+) -> Proof:
+    """Return the proof that ``subject`` gives the same bits, by a certificate or by the self-test's start tier.
+
+    :param check: called now and then; what it raises (a signal that came) ends the test.
+    :raises SelfTestError: when the test fails: the command must not be started.
+    """
+    if mode is SelfTest.OFF or subject.recipe.profile is Profile.OFF:
+        return Proof(verdict="off")
+    made_on = subject.fingerprint
+    if mode is SelfTest.AUTO and (certificate := find(made_on)) is not None:
+        return Proof(verdict="certificate", certificate=certificate)
+    began = time.monotonic()
+    document = carry_out(subject, tier="start", check=check)
+    if document is None:
+        return Proof(verdict="skipped")
+    if not document["passed"]:
+        raise failed(document)
+    certificate = Certificate.of(document, made_on)
+    try:
+        keep(certificate)
+    except CertificateError as error:
+        say(f"the certificate is not kept: {error}")
+    return Proof(verdict="passed", certificate=certificate, seconds=time.monotonic() - began)
+
+
+def failed(document: Mapping[str, Any]) -> SelfTestError:
+    """Return the error that names what failed in ``document`` and what to try."""
+    failures = [str(failure) for failure in document.get("failures") or ["no reason given"]]
+    more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+    return SelfTestError(
+        f"the self-test failed, so the command was not started: {failures[0]}{more}",
+        remedy="see `reprobox selftest` for every case; --profile warn or --self-test off runs the command all the same",
+        detail="\n".join(failures),
+    )
+
+
+def carry_out(
+    subject: Subject,
+    *,
+    tier: Literal["start", "full"],
+    repeat: int = 3,
+    cases: str = "",
+    check: Callable[[], None] = lambda: None,
+    progress: Callable[[str, int, int], None] = lambda _case, _done, _total: None,
+) -> dict[str, Any] | None:
+    """Run the self-test and return its document (``reprobox.selftest/1``); ``None`` where there is no torch to test.
+
+    :param cases: comma-separated names or patterns; all of the tier without.
+    :param progress: told the case that begins, how many are done, and of how many.
+    :raises SelfTestError: when it could not be carried out.
+    """
+    output = bytearray()
+    errors = _Lines(progress)
+
+    def write(stream: Stream, data: bytes) -> None:
+        check()
+        if stream == "stdout":
+            output.extend(data)
+        else:
+            errors.feed(data)
+
+    options = ["--tier", tier, "--repeat", str(repeat), *(["--cases", cases] if cases else [])]
+    with subject.engine.create(_spec(subject, options)) as box:
+        box.attach()
+        check()
+        box.start()
+        box.stream(write, errors.rest.append)
+        ended = box.wait()
+    if ended.code == NO_TORCH or (ended.code in _CANNOT and not output):
+        return None
+    try:
+        document: dict[str, Any] = json.loads(output)
+        if document["schema"] != "reprobox.selftest/1":
+            raise ValueError(document["schema"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SelfTestError(
+            f"the self-test ended with exit code {ended.code} and no result: {errors.last()}",
+            remedy="see what `reprobox --debug selftest` says, or use --self-test off",
+            detail="\n".join(errors.rest),
+        ) from error
+    return document
+
+
+class _Lines:
+    """The self-test's stderr: progress, a JSON object a line, and whatever else it says."""
+
+    def __init__(self, progress: Callable[[str, int, int], None]) -> None:
+        self._progress = progress
+        self._pending = b""
+        self.rest: list[str] = []
+
+    def feed(self, data: bytes) -> None:
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        for line in lines:
+            text = line.decode(errors="replace")
+            try:
+                document = json.loads(text)
+                self._progress(document["case"], document["done"], document["total"])
+            except (ValueError, KeyError, TypeError):
+                self.rest.append(text)
+
+    def last(self) -> str:
+        said = [line for line in [*self.rest, self._pending.decode(errors="replace")] if line.strip()]
+        return said[-1].strip() if said else "it said nothing"
+
+
+def _spec(subject: Subject, options: list[str]) -> BoxSpec:
+    local = not subject.engine.isolates
+    run_id = f"selftest-{os.getpid()}-{time.time_ns()}"
+    launcher = str(Path(reprobox.box.selftest.__file__).with_name("launch.py")) if local else BOX_LAUNCHER
+    environment: dict[str, str | None] = {
+        **relevant_environment(subject.environment),
+        **subject.recipe.with_seed(SEED).to_variables(),
+        "REPROBOX_QUIET": "on",
+        "REPROBOX_SELFTEST": str(SelfTest.OFF),
+    }
+    if subject.hides_gpus or subject.gpus:
+        environment |= {
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            "CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu in subject.gpus),
+        }
+    uid, gid = os.getuid(), os.getgid()
+    scratch = "rw,exec,nosuid,nodev,mode=0700"
+    return BoxSpec(
+        run_id=run_id,
+        name=f"reprobox-{run_id}",
+        image=None if subject.image is None else subject.image.engine_id,
+        command=("python", launcher, *options),
+        directory="/",
+        environment=environment if local else {"HOME": "/home/box", "USER": "box", "LOGNAME": "box", **environment},
+        user=f"{uid}:{gid}",
+        tmpfs={"/tmp": "rw,exec,nosuid,nodev,mode=1777", "/home/box": f"{scratch},uid={uid},gid={gid}"},
+        network="none",
+        shm_bytes=1 << 30,
+        gpus=tuple(gpu.uuid for gpu in subject.gpus),
+        labels={RUN_LABEL: run_id},
+        log=False,
+    )
