@@ -131,7 +131,11 @@ class DockerEngine(Engine):
                 return None
             config = self.client.api.inspect_container(found[0]["Id"])["Config"]
         return DockerBox(
-            self.client, str(found[0]["Id"]), terminal=bool(config["Tty"]), stdin=bool(config["OpenStdin"])
+            self.client,
+            str(found[0]["Id"]),
+            terminal=bool(config["Tty"]),
+            stdin=bool(config["OpenStdin"]),
+            ends_input=bool(config["StdinOnce"]),
         )
 
     @contextlib.contextmanager

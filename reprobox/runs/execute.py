@@ -86,9 +86,19 @@ def execute(plan: RunPlan, engine: Engine, record: RunRecord, manifest: dict[str
             logs = RunLogs(record.folder, keep=plan.request.log, say=outside.say)
             try:
                 ended = _run(plan, engine, record, logs, outside, update)
-            finally:
+            except EngineUnavailable:
+                logs.leave()
+                raise
+            except BaseException:
                 logs.close()
+                raise
+            finally:
                 manifest["streams"] = logs.to_json()
+            if ended is None:
+                logs.leave()
+                outside.say(f"left to itself; `reprobox runs attach {record.id}` comes back to it")
+                return 0
+            logs.close()
         except Interrupted as error:
             code = SIGNAL_BASE + error.number
             finish(record, manifest)
@@ -114,9 +124,6 @@ def execute(plan: RunPlan, engine: Engine, record: RunRecord, manifest: dict[str
                     message=str(error) or type(error).__name__,
                 )
             raise
-        if ended is None:
-            outside.say(f"left to itself; `reprobox runs attach {record.id}` comes back to it")
-            return 0
         receipts = finish(record, manifest)
         if plan.recipe.profile is not Profile.OFF and record.stage() == HANDED_OVER:
             outside.say(receipts.summary())
@@ -148,19 +155,19 @@ def _run(
         ours = not request.detached
         terminal = Terminal() if request.terminal and ours else None
         box.start()
-        update(outcome=str(Outcome.RUNNING), start=now())
 
         def resize() -> None:
             if terminal is not None:
                 box.resize(*terminal.size())
 
+        resize()
+        update(outcome=str(Outcome.RUNNING), start=now())
         if terminal is not None:
-            resize()
             if request.stdin:
                 stack.enter_context(terminal)
         interrupts.forward_to(box, give_up=departure.give_up, resize=resize if terminal else None)
         if request.stdin and ours:
-            stack.enter_context(Input(box, departure.detach if terminal else None))
+            stack.enter_context(Input(box, departure.detach if terminal and engine.isolates else None))
         if outside.started is not None:
             stack.enter_context(_watch_for_the_start(record, outside.started))
         try:

@@ -169,7 +169,8 @@ def test_a_signal_while_it_starts_leaves_a_complete_record(docker):
     )
     time.sleep(0.9)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 143
+    # Before Python has its handlers the signal itself ends it, which a shell also calls 143.
+    assert process.wait(timeout=30) in (143, -signal.SIGTERM)
     for run in docker.runs():
         assert json.loads((run / "manifest.json").read_text())["outcome"] in ("interrupted", "exited")
 

@@ -31,8 +31,8 @@ from reprobox.engines.fake import FakeEngine, Script
 from reprobox.errors import EngineUnavailable
 from reprobox.gpus import Gpu, Inventory
 from reprobox.images import input_digest, local_tag
-from reprobox.runs.refused_flags import REFUSED
 from reprobox.runs.manifest import SCHEMA
+from reprobox.runs.refused_flags import REFUSED
 from reprobox.settings import SETTINGS
 
 EXAMPLES = 5000
