@@ -142,6 +142,8 @@ def rm(
     store = _store()
     records = list(dict.fromkeys(store.find(reference) for reference in references))
     for record in records:
+        with contextlib.suppress(RecordError):
+            _completed(record)
         if _is_unfinished(record):
             if not force:
                 raise UsageError(
@@ -202,7 +204,7 @@ def _rendered(manifest: dict[str, Any]) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for key, value in manifest.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             for inner, inner_value in value.items():
                 table.add_row(f"{key}.{inner}", Text(_shown(inner_value)))
         else:

@@ -57,6 +57,7 @@ class DockerBox(FoundBox):
         self.wants_gpus = wants_gpus
         self._attached: Any = None
         self._left = False
+        self._started = False
         self._engine_was_away = False
         self._killed = False
 
@@ -79,6 +80,7 @@ class DockerBox(FoundBox):
     def start(self) -> None:
         try:
             with engine_errors("start the box"):
+                self._started = True
                 self.client.api.start(self.id)
         except EngineError as error:
             if self.wants_gpus and "device driver" in f"{error} {error.detail}":
@@ -284,8 +286,11 @@ class DockerBox(FoundBox):
     def running(self) -> bool:
         return bool(self._state()["Running"])
 
-    def started(self) -> bool:
-        return str(self._state()["Status"]) != "created"
+    def started(self) -> str | None:
+        state = self._state()
+        if state["Status"] == "created":
+            return None
+        return f"{str(state['StartedAt'])[:23].rstrip('Z')}Z"
 
     def stop(self, seconds: int | None = None) -> None:
         with contextlib.suppress(NoSuchThing), engine_errors("stop the box"):
@@ -317,8 +322,8 @@ class DockerBox(FoundBox):
     ) -> None:
         if self._attached is not None:
             self._attached.close()
-        if self._left:
-            return
+        if self._left or (self._started and isinstance(error, EngineUnavailable)):
+            return  # the command may run on; a daemon that hangs would carry out the removal when it wakes
         try:
             with engine_errors("remove the box"):
                 self.client.api.remove_container(self.id, force=True, v=True)

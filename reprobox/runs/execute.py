@@ -7,6 +7,7 @@ of 15 trials, removing automatically lost the exit code, and the end of the stre
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from dataclasses import dataclass, field
@@ -143,9 +144,8 @@ def _run(
     interrupts, request = outside.interrupts, plan.request
     write_box_files(record.box_folder, plan.recipe, request.owner)
     if plan.secrets is not None:
-        write_secrets(plan.secrets, request.secrets, request.owner)
-    for folder in plan.caches:
-        folder.mkdir(parents=True, exist_ok=True)
+        write_secrets(record, plan.secrets, request.secrets, request.owner)
+    _make_caches(plan)
     interrupts.raise_if_pending()
     with engine.create(plan.box) as box, contextlib.ExitStack() as stack:
         update(outcome=str(Outcome.CREATED))
@@ -162,9 +162,8 @@ def _run(
 
         resize()
         update(outcome=str(Outcome.RUNNING), start=now())
-        if terminal is not None:
-            if request.stdin:
-                stack.enter_context(terminal)
+        if terminal is not None and request.stdin:
+            stack.enter_context(terminal)
         interrupts.forward_to(box, give_up=departure.give_up, resize=resize if terminal else None)
         if request.stdin and ours:
             stack.enter_context(Input(box, departure.detach if terminal and engine.isolates else None))
@@ -186,6 +185,14 @@ def _run(
             "the engine does not answer, so the command could not be killed and may still run",
             remedy=f"see to the engine; `reprobox runs stop {record.id}` then ends the command",
         )
+
+
+def _make_caches(plan: RunPlan) -> None:
+    for folder in plan.caches:
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            if plan.request.owner[0] != os.getuid():
+                folder.chmod(0o1777)  # the box's user is another (-u), who has a cache of its own
 
 
 @contextlib.contextmanager

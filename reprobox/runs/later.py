@@ -199,7 +199,7 @@ def _take_over(
             raise
         box = None
     if box is None:
-        _give_up(record, manifest, "reprobox was killed while it minded this run, and its box is gone")
+        _give_up(record, manifest, "reprobox was killed while it minded this run, and nobody saw the command's end")
     record.write(manifest)
 
 
@@ -211,7 +211,7 @@ def _stay_with(
     say: Callable[[str], None],
 ) -> None:
     """Stay with a box to its end, in the place of the process that was killed."""
-    if not box.started():
+    if (started := box.started()) is None:
         _give_up(record, manifest, "reprobox was killed before the command was started")
         return
     logs = RunLogs(record.folder, keep=bool(_logs(record)), say=say)
@@ -229,11 +229,15 @@ def _stay_with(
         raise
     logs.close()
     manifest["streams"] = logs.to_json()
+    manifest["start"] = manifest.get("start") or started
     finish(record, manifest)
     manifest.update(conclude(ended, record.stage(), say))
 
 
 def _give_up(record: RunRecord, manifest: dict[str, Any], message: str) -> None:
+    logs = RunLogs(record.folder, keep=bool(_logs(record)), say=lambda _line: None)
+    logs.close()
+    manifest["streams"] = logs.to_json()
     finish(record, manifest)
     if manifest.get("end") is not None:
         return  # the engine failed before it had made a box, and that is on record

@@ -106,7 +106,7 @@ ROWS = (
     Row(16, "measured", "input with -i", ("wc", "-c"), flags=("-i",), stdin=b"abc", stdout=b"3\n"),
     Row(16, "measured", "no input without -i", ("wc", "-c"), stdin=b"abc", stdout=b"0\n"),
     Row(27, "tini", "orphans are reaped", py(ORPHANS), stdout=b"[]\n", **BOX),
-    Row(28, "podman, moby", "a bad name", ("true",), flags=("--name", "-x"), code=125, said="'-x'", **USAGE, **BOX),
+    Row(28, "podman, moby", "a bad name", ("true",), flags=("--name", "-x"), code=2, said="'-x'", **USAGE, **BOX),
     Row(30, "podman", "an empty variable name", ("true",), flags=("-e", "=x"), code=2, said="not a variable", **USAGE),
     Row(33, "podman", "no such -w", ("true",), flags=("-w", "/no"), code=126, said="/no cannot be entered", **REFUSED),
 )

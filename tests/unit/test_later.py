@@ -45,7 +45,7 @@ class EndedBox(FakeBox):
         self.running, self._started, self.output = running, started, output
 
     def started(self):
-        return self._started
+        return "2026-01-01T00:00:00.000Z" if self._started else None
 
     def catch_up(self, places, write, say):
         write("stdout", places["stdout"].rest_of(self.output)[0])

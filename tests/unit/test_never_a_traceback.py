@@ -243,6 +243,7 @@ _INTERESTING = [
     "/proc/nowhere",
     "/dev/null",
     "relative",
+    ".",
     "~",
     "/",
     "x" * 5000,
