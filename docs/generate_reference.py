@@ -1,9 +1,9 @@
 # ruff: noqa: INP001  (a script of the documentation, imported by its test alone)
-"""The tables of the reference that follow from the code: the knobs and the errors.
+"""The tables of the reference that follow from the code: the knobs, the errors and the flags that are refused.
 
 ::
 
-    python docs/generate_reference.py           print both tables
+    python docs/generate_reference.py           print the tables
     python docs/generate_reference.py --write   put them into the pages
     python docs/generate_reference.py --check   exit 1 when a page differs from the code
 
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from reprobox import errors
 from reprobox.recipe import KNOBS, Knob, Profile
+from reprobox.runs.refused_flags import REFUSED
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 PLACEHOLDERS = {
@@ -58,7 +59,20 @@ def errors_table() -> str:
     return _table(["class", "kind of", "exit code", "meaning"], rows)
 
 
-TABLES = {"knobs": (REFERENCE / "knobs.md", knobs_table), "errors": (REFERENCE / "exit-codes.md", errors_table)}
+def refused_table() -> str:
+    """Return the flags of ``docker run`` that are refused, those with one reason in one row."""
+    flags: dict[str, list[str]] = {}
+    for flag, reason in REFUSED.items():
+        flags.setdefault(reason, []).append(f"`{flag}`")
+    rows = [[", ".join(names), *reason.split("; ", 1)] for reason, names in flags.items()]
+    return _table(["flag", "why", "instead"], rows)
+
+
+TABLES = {
+    "knobs": (REFERENCE / "knobs.md", knobs_table),
+    "errors": (REFERENCE / "exit-codes.md", errors_table),
+    "refused": (REFERENCE / "cli.md", refused_table),
+}
 """Name of each table: the page that holds it and the function that makes it."""
 
 

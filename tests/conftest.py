@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections import Counter
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from support.cli import Cli
+from support.daemon import SmallImage
 from support.engine import built_image, connected_client
+from support.podman import PodmanCli, PodmanService, require_podman
 
 HERE = Path(__file__).parent
 IN_CI = bool(os.environ.get("CI"))
@@ -39,6 +42,45 @@ def local(tmp_path):
     return Cli(tmp_path, "local")
 
 
+@pytest.fixture(scope="session")
+def podman_image(docker_client, image, tmp_path_factory):
+    """reprobox's image without torch, as an archive for each Podman to import."""
+    require_podman()
+    return SmallImage(docker_client, image, tmp_path_factory.mktemp("podman") / "small.tar")
+
+
+@pytest.fixture(scope="session")
+def podman_with_root(podman_image):
+    with PodmanService(podman_image, rootless=False) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def podman_without_root(podman_image):
+    with PodmanService(podman_image, rootless=True) as service:
+        yield service
+
+
+@pytest.fixture(params=["with_root", "without_root"])
+def podman_service(request):
+    """A Podman of the tests' own that runs as root, and one that runs as a user; no container is left there."""
+    service = request.getfixturevalue(f"podman_{request.param}")
+    yield service
+    left = service.containers()
+    service.remove_containers()
+    assert left == []
+
+
+@pytest.fixture
+def podman(podman_service):
+    """The command line on Podman, in a project of its own; every run's record is complete at the end."""
+    cli = PodmanCli(podman_service.folder(), podman_service)
+    yield cli
+    for manifest in cli.folder.rglob("manifest.json"):
+        assert json.loads(manifest.read_text())["end"], "a run's record was not completed"
+        assert not (manifest.parent / "box").exists()
+
+
 def pytest_runtest_makereport(item, call):
     if call.when == "setup":
         item.user_properties.append(("kind", kind_of(item)))
@@ -46,6 +88,8 @@ def pytest_runtest_makereport(item, call):
 
 def kind_of(item):
     """Which engine a test really used: a fake or the local engine never counts for Docker."""
+    if item.get_closest_marker("podman"):
+        return "podman"
     if item.get_closest_marker("engine"):
         return "docker"
     if item.get_closest_marker("local"):
@@ -57,9 +101,8 @@ def pytest_terminal_summary(terminalreporter, config):
     counts: Counter[str] = Counter()
     for report in terminalreporter.stats.get("passed", []):
         counts[dict(report.user_properties).get("kind", "none")] += 1
-    terminalreporter.write_line(
-        f"cases per engine: docker {counts['docker']}, local {counts['local']}, none {counts['none']}"
-    )
+    kinds = ("docker", "podman", "local", "none")
+    terminalreporter.write_line("cases per engine: " + ", ".join(f"{kind} {counts[kind]}" for kind in kinds))
 
 
 def pytest_sessionfinish(session, exitstatus):

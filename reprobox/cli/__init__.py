@@ -11,6 +11,7 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line of this process and exit with its code."""
+    _open_what_is_closed()
     if sys.argv[1:] == ["--version"]:
         # Scripts and prompts ask for it; parsing a command line would take five times as long.
         from reprobox import __version__
@@ -26,11 +27,19 @@ def main() -> None:
     _leave(code)
 
 
+def _open_what_is_closed() -> None:
+    """Give a standard stream that the caller closed (``<&-``) to nobody: the next file opened would take its number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
 def _leave(code: int) -> NoReturn:
     """End this process at once: taking an interpreter with this many modules apart costs a tenth of a short run."""
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # closed by the caller
+                stream.flush()
     except (OSError, ValueError):
         code = code or 141  # nobody reads, or the disk is full: what was to be said is lost
     os._exit(code)

@@ -23,6 +23,11 @@ def say(line: str) -> None:
         sys.stderr.flush()
 
 
+def raw_say(line: str) -> None:
+    """Tell a person at a raw terminal, which goes down a line and not back to its beginning."""
+    say(line + "\r")
+
+
 def silent(line: str) -> None:
     """Tell nobody (``-q``)."""
     del line

@@ -182,12 +182,17 @@ class RunCommand(TyperCommand):
             ctx.params[parameter.name] = value
         return []
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        del ctx
+        takes_command = any(parameter.param_type_name == "argument" for parameter in self.params)
+        return ["[OPTIONS]", *(["COMMAND [ARG]..."] if takes_command else [])]
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        groups: dict[str, list[tuple[str, str]]] = {}
+        groups: dict[str, list[tuple[str, str]]] = {title: [] for title in (RECIPE, BOX, DOCKER, THIS_RUN)}
         for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
+            record = parameter.get_help_record(ctx) if parameter.param_type_name == "option" else None
             if record is not None:
-                groups.setdefault(getattr(parameter, "rich_help_panel", None) or THIS_RUN, []).append(record)
+                groups[getattr(parameter, "rich_help_panel", None) or THIS_RUN].append(record)
         for title, records in groups.items():
             with formatter.section(title):
                 formatter.write_dl(records)

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,7 +76,15 @@ def launch(command: tuple[str, ...], values: Mapping[str, Any], *, debug: bool) 
     chosen = gpu_request.resolve(inventory, os.environ) if gpu_request else allocation(inventory, os.environ)
     backend = choose_engine(request.engine, chosen=settings.resolve("engine").origin is not Origin.DEFAULT, say=tell)
     request = replace(request, engine=EngineName(backend.name))
-    reference, found = _image_for(backend, settings, chosen, asked=gpu_request is not None, pull=pull, tell=tell)
+    reference, found = _image_for(
+        backend,
+        settings,
+        chosen,
+        asked=gpu_request is not None,
+        pull=pull,
+        platform=request.options.platform,
+        tell=tell,
+    )
     if backend.isolates and chosen and not _is_cuda(found):
         if gpu_request is not None:
             raise GpuError(
@@ -134,19 +143,21 @@ def _image_for(
     *,
     asked: bool,
     pull: Pull,
+    platform: str | None,
     tell: Callable[[str], None],
 ) -> tuple[str | None, ImageInfo | None]:
     """Return the image to run; where there are GPUs that nobody asked for, the CPU image will do, and that is said."""
     given = settings.resolve("image")
+    fetch = partial(choose_image, backend, pull=pull, platform=platform, say=tell)
     if not backend.isolates:
         # Only what was typed for this run is worth refusing; a project's image is for its other runs.
         return (given.value if given.origin is Origin.FLAG else None), None
     try:
-        return choose_image(backend, given.value, "cuda" if gpus else "cpu", pull=pull, say=tell)
+        return fetch(given.value, "cuda" if gpus else "cpu")
     except ImageNotFound:
         if asked or not gpus or given.value is not None:
             raise
-        found = choose_image(backend, None, "cpu", pull=pull, say=tell)
+        found = fetch(None, "cpu")
         tell("this machine has GPUs and only the CPU image is built; `reprobox build --variant cuda` builds the other")
         return found
 

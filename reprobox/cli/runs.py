@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reprobox.cli.console import say, silent
+from reprobox.cli.console import raw_say, say, silent
 from reprobox.errors import EngineError, RecordError, UsageError
 from reprobox.project import Project
 from reprobox.runs import later
@@ -18,6 +20,8 @@ from reprobox.runs.streams import Output
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from reprobox.engines import Stream
 
 app = typer.Typer(
     rich_markup_mode=None, add_completion=False, help="List recorded runs; show, follow, stop or remove one."
@@ -80,7 +84,8 @@ def logs(
     record = _store().find(reference)
     output = Output()
     if follow:
-        later.wait(record, say, output.write)
+        with contextlib.suppress(_NobodyReads):
+            later.wait(record, say, lambda stream, data: _written(output, stream, data))
         return
     _completed(record)
     for stream, data in later.output(record):
@@ -120,8 +125,9 @@ def attach(reference: Reference = "last") -> int:
     Ctrl-P Ctrl-Q leaves a box that has a terminal, and it goes on.
     """
     record = _store().find(reference)
-    with Interrupts(say) as interrupts:
-        code = later.attach(record, interrupts, say)
+    tell = raw_say if os.isatty(0) else say
+    with Interrupts(tell) as interrupts:
+        code = later.attach(record, interrupts, tell)
     if code is None:
         say(f"left to itself; `reprobox runs attach {record.id}` comes back to it")
     return code or 0
@@ -134,8 +140,10 @@ def rm(
 ) -> None:
     """Remove the records of runs, output included."""
     store = _store()
-    records = [store.find(reference) for reference in references]
+    records = list(dict.fromkeys(store.find(reference) for reference in references))
     for record in records:
+        with contextlib.suppress(RecordError):
+            _completed(record)
         if _is_unfinished(record):
             if not force:
                 raise UsageError(
@@ -144,6 +152,15 @@ def rm(
             later.stop(record, None, say)
     for record in records:
         store.remove(record)
+
+
+class _NobodyReads(Exception):
+    """The reader of the output has gone."""
+
+
+def _written(output: Output, stream: Stream, data: bytes) -> None:
+    if not output.write(stream, data) and stream == "stdout":
+        raise _NobodyReads
 
 
 def _completed(record: RunRecord) -> dict[str, Any]:
@@ -187,7 +204,7 @@ def _rendered(manifest: dict[str, Any]) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for key, value in manifest.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             for inner, inner_value in value.items():
                 table.add_row(f"{key}.{inner}", Text(_shown(inner_value)))
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from typing import TYPE_CHECKING, assert_never
 
@@ -71,7 +72,8 @@ def open_engine(name: EngineName) -> Engine:
 def choose_engine(name: EngineName, *, chosen: bool, say: Callable[[str], None]) -> Engine:
     """Return the engine called ``name``, or Podman where there is no Docker, nobody ``chosen`` one, and Podman answers.
 
-    The choice is told by ``say``: the images of one are not the other's.
+    The choice is told by ``say``: the images of one are not the other's. Whoever names a Docker, by ``DOCKER_HOST`` or a
+    context, has chosen it.
 
     :raises EngineUnavailable: as Docker's, where neither answers.
     """
@@ -81,6 +83,8 @@ def choose_engine(name: EngineName, *, chosen: bool, say: Callable[[str], None])
     try:
         engine.info()
     except EngineUnavailable:
+        if _a_docker_is_named():
+            raise
         podman = open_engine(EngineName.PODMAN)
         try:
             podman.info()
@@ -91,3 +95,11 @@ def choose_engine(name: EngineName, *, chosen: bool, say: Callable[[str], None])
             return podman
         raise
     return engine
+
+
+def _a_docker_is_named() -> bool:
+    """Say whether a certain Docker is meant, and not whichever this machine has."""
+    from docker.context.config import get_current_context_name
+
+    named = os.environ.get("DOCKER_HOST") or os.environ.get("DOCKER_CONTEXT") or get_current_context_name()
+    return bool(named) and named != "default"

@@ -226,8 +226,8 @@ class FoundBox(Box, Protocol):
     def running(self) -> bool:
         """Whether its command still runs, as the engine says now."""
 
-    def started(self) -> bool:
-        """Say whether the command was ever started."""
+    def started(self) -> str | None:
+        """Return when the command was started (UTC, RFC 3339), or ``None`` where it never was."""
 
     def catch_up(
         self,
@@ -254,9 +254,10 @@ class Engine(Protocol):
     def image(self, reference: str) -> ImageInfo:
         """Look up an image. :raises ImageNotFound: when the engine does not have it."""
 
-    def pull(self, reference: str, progress: Callable[[str], None]) -> ImageInfo:
+    def pull(self, reference: str, progress: Callable[[str], None], platform: str | None = None) -> ImageInfo:
         """Fetch an image from its registry and return exactly what was fetched.
 
+        :param platform: ``linux/arm64`` and the like; this machine's by default.
         :raises EngineError: when it could not be had; an older local image never takes its place.
         """
 

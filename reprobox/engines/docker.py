@@ -83,13 +83,13 @@ class DockerEngine(Engine):
             labels=dict((attributes.get("Config") or {}).get("Labels") or {}),
         )
 
-    def pull(self, reference: str, progress: Callable[[str], None]) -> ImageInfo:
+    def pull(self, reference: str, progress: Callable[[str], None], platform: str | None = None) -> ImageInfo:
         wanted = parse_reference(reference)
         digest = None
         with engine_errors(f"pull {reference}"):
             # What goes wrong in the middle comes as a line of the stream, not as an exception (docker-py#2286).
             for line in self.client.api.pull(
-                wanted.name, tag=wanted.digest or wanted.tag or "latest", stream=True, decode=True
+                wanted.name, tag=wanted.digest or wanted.tag or "latest", stream=True, decode=True, platform=platform
             ):
                 if "error" in line:
                     raise EngineError(
@@ -131,7 +131,11 @@ class DockerEngine(Engine):
                 return None
             config = self.client.api.inspect_container(found[0]["Id"])["Config"]
         return DockerBox(
-            self.client, str(found[0]["Id"]), terminal=bool(config["Tty"]), stdin=bool(config["OpenStdin"])
+            self.client,
+            str(found[0]["Id"]),
+            terminal=bool(config["Tty"]),
+            stdin=bool(config["OpenStdin"]),
+            ends_input=bool(config["StdinOnce"]),
         )
 
     @contextlib.contextmanager

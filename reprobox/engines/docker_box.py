@@ -27,6 +27,9 @@ __all__ = ["DockerBox"]
 ENGINE_AWAY_SECONDS = 30
 """How long an engine that went away in the middle of a run is waited for: a restart of Docker takes some seconds."""
 
+STOP_SECONDS = 10
+"""What Docker gives a command between TERM and KILL."""
+
 KILLED = 128 + signals.SIGKILL
 _FRAME_HEADER = struct.Struct(">BxxxI")
 _STREAM_NAMES: dict[int, Stream] = {1: "stdout", 2: "stderr"}
@@ -43,15 +46,18 @@ class DockerBox(FoundBox):
         *,
         terminal: bool,
         stdin: bool,
+        ends_input: bool = True,
         wants_gpus: bool = False,
     ) -> None:
         self.client = client
         self.id = container_id
         self.terminal = terminal
         self.stdin = stdin
+        self.ends_input = ends_input
         self.wants_gpus = wants_gpus
         self._attached: Any = None
         self._left = False
+        self._started = False
         self._engine_was_away = False
         self._killed = False
 
@@ -74,6 +80,7 @@ class DockerBox(FoundBox):
     def start(self) -> None:
         try:
             with engine_errors("start the box"):
+                self._started = True
                 self.client.api.start(self.id)
         except EngineError as error:
             if self.wants_gpus and "device driver" in f"{error} {error.detail}":
@@ -124,6 +131,22 @@ class DockerBox(FoundBox):
         write: Callable[[Stream, bytes], None],
         say: Callable[[str], None],
     ) -> None:
+        # More than once: docker's log, followed, lacks a last line that has no end; and the command may end meanwhile.
+        while True:
+            running = self.running
+            kept = self._catch_up_once(places, write, say)
+            if kept is None or not running:
+                return
+
+            def written(stream: Stream, data: bytes) -> None:
+                places[stream].add(data)
+                write(stream, data)
+
+            self._follow_log(kept, written)
+
+    def _catch_up_once(
+        self, places: Mapping[Stream, Delivered], write: Callable[[Stream, bytes], None], say: Callable[[str], None]
+    ) -> dict[Stream, int] | None:
         kept: dict[Stream, int] = {}
         sure = True
         for stream, place in places.items():
@@ -134,19 +157,21 @@ class DockerBox(FoundBox):
                     log = self.client.api.logs(self.id, stdout=stream == "stdout", stderr=stream == "stderr")
             except EngineUnavailable:
                 raise
+            except NoSuchThing:
+                raise
             except EngineError:
                 say("the engine keeps no log of this box (--no-log), so what it said meanwhile is lost")
                 self._stream_again(write)
-                return
+                return None
             kept[stream] = len(log)
             rest, known = place.rest_of(log)
             sure = sure and known
             if rest:
+                place.add(rest)
                 write(stream, rest)
         if not sure:
             say("the engine's log was cut: some output at this point may be missing or repeated")
-        if self.running:
-            self._follow_log(kept, write)
+        return kept
 
     def _stream_again(self, write: Callable[[Stream, bytes], None]) -> None:
         if self.running:
@@ -200,6 +225,8 @@ class DockerBox(FoundBox):
             _raw_socket(self._attached).sendall(data)
 
     def end_input(self) -> None:
+        if not self.ends_input:
+            return  # others may attach and give more; the engine would close this connection's output with it
         with contextlib.suppress(OSError, AttributeError):
             _raw_socket(self._attached).shutdown(socket.SHUT_WR)
 
@@ -259,11 +286,18 @@ class DockerBox(FoundBox):
     def running(self) -> bool:
         return bool(self._state()["Running"])
 
-    def started(self) -> bool:
-        return str(self._state()["Status"]) != "created"
+    def started(self) -> str | None:
+        state = self._state()
+        if state["Status"] == "created":
+            return None
+        return f"{str(state['StartedAt'])[:23].rstrip('Z')}Z"
 
     def stop(self, seconds: int | None = None) -> None:
         with contextlib.suppress(NoSuchThing), engine_errors("stop the box"):
+            if seconds is None:
+                # Asked for none, docker-py would wait for ten seconds' worth of an answer.
+                config = self.client.api.inspect_container(self.id)["Config"]
+                seconds = int(config.get("StopTimeout") or STOP_SECONDS)
             self.client.api.stop(self.id, timeout=seconds)
 
     def leave(self) -> None:
@@ -288,8 +322,8 @@ class DockerBox(FoundBox):
     ) -> None:
         if self._attached is not None:
             self._attached.close()
-        if self._left:
-            return
+        if self._left or (self._started and isinstance(error, EngineUnavailable)):
+            return  # the command may run on; a daemon that hangs would carry out the removal when it wakes
         try:
             with engine_errors("remove the box"):
                 self.client.api.remove_container(self.id, force=True, v=True)

@@ -48,7 +48,8 @@ class FakeEngine(Engine):
             raise ImageNotFound(f"the image {reference} is not there", remedy="give it to the fake")
         return self.images[reference]
 
-    def pull(self, reference: str, progress: Callable[[str], None]) -> ImageInfo:
+    def pull(self, reference: str, progress: Callable[[str], None], platform: str | None = None) -> ImageInfo:
+        del platform
         progress(f"pulling {reference}")
         return self.image(reference)
 

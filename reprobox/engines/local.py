@@ -50,8 +50,8 @@ class LocalEngine(Engine):
     def image(self, reference: str) -> ImageInfo:
         raise ImageNotFound(f"the local engine has no images, so {reference} cannot be used", remedy="drop --image")
 
-    def pull(self, reference: str, progress: Callable[[str], None]) -> ImageInfo:
-        del progress
+    def pull(self, reference: str, progress: Callable[[str], None], platform: str | None = None) -> ImageInfo:
+        del progress, platform
         return self.image(reference)
 
     def create(self, spec: BoxSpec) -> Box:

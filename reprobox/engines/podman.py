@@ -6,9 +6,12 @@ Every difference was met on Podman 4.3; ``docs/guides/podman.md`` lists those th
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
+import stat
 import subprocess
+import tempfile
 import time
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,15 +22,18 @@ import docker.types
 import docker
 from reprobox.engines.connection import open_client
 from reprobox.engines.docker import DockerEngine
-from reprobox.errors import EngineUnavailable, GpuError
+from reprobox.errors import EngineError, EngineUnavailable, GpuError, ImageNotFound
 
 if TYPE_CHECKING:
-    from reprobox.engines.base import BoxSpec
+    from collections.abc import Iterator
+
+    from reprobox.engines.base import BoxSpec, ImageInfo
 
 __all__ = ["PodmanEngine"]
 
 SERVICE_IDLE_SECONDS = 60
 SERVICE_START_SECONDS = 20
+STOP_SECONDS = 10
 
 _REMEDY = "start its socket (systemctl --user start podman.socket), set CONTAINER_HOST, or use --engine docker"
 _NOT_THE_IMAGES = ("container", "TERM")
@@ -52,6 +58,7 @@ class PodmanEngine(DockerEngine):
     def arguments(self, spec: BoxSpec) -> dict[str, Any]:
         if spec.gpus:
             raise GpuError("Podman's boxes cannot be given GPUs yet", remedy="use --engine docker, or --gpus none")
+        self._refuse_limits_it_ignores(spec)
         arguments = super().arguments(spec)
         # A bare NAME would take the value of the service's environment, and not remove the image's.
         removed = [name for name, value in spec.environment.items() if value is None]
@@ -59,11 +66,33 @@ class PodmanEngine(DockerEngine):
         unset = [word for name in removed for word in ("-u", name)]
         arguments["environment"] = [f"{name}={value}" for name, value in spec.environment.items() if value is not None]
         arguments["entrypoint"] = ["/usr/bin/env", *unset, *arguments["entrypoint"]]
+        if spec.options.stop_timeout is None:
+            arguments["stop_timeout"] = STOP_SECONDS  # or it would be killed at once
         host = arguments["host_config"]
         host["Tmpfs"] = {path: _tmpfs(options) for path, options in spec.tmpfs.items()}
         if self.rootless:
             host["UsernsMode"] = "keep-id"  # docker-py knows Docker's words alone and refuses it
         return arguments
+
+    def _refuse_limits_it_ignores(self, spec: BoxSpec) -> None:
+        options = spec.options
+        limits = {"--memory": options.memory_bytes, "--cpus": options.cpus, "--cpuset-cpus": options.cpuset}
+        asked = [flag for flag, value in limits.items() if value is not None]
+        if asked and self.rootless and self.info().details["cgroup_version"] == "1":
+            raise EngineError(
+                f"Podman without root ignores {asked[0]} on this machine, which has cgroups of version 1",
+                remedy="drop it, or use Podman with root or a machine with cgroups of version 2",
+            )
+
+    def image(self, reference: str) -> ImageInfo:
+        try:
+            return super().image(reference)
+        except ImageNotFound as error:
+            raise ImageNotFound(
+                error.message,
+                remedy=f"fetch it with `podman pull {reference}`, or copy it from Docker",
+                detail=error.detail,
+            ) from error
 
     def host_options(self, spec: BoxSpec) -> dict[str, Any]:
         log = {"type": "json-file", "config": {"max-size": "40m"}} if spec.log else {"type": "none"}
@@ -92,30 +121,63 @@ def _address() -> str:
     program = shutil.which("podman")
     if program is None:
         raise EngineUnavailable("there is no Podman on this machine", remedy="install it, or use --engine docker")
-    return _own_service(program, runtime if runtime.is_dir() else Path("/run"))
+    try:
+        return _own_service(program, runtime if runtime.is_dir() else _folder_of_ours())
+    except OSError as error:
+        raise EngineUnavailable(
+            f"Podman's API does not start ({error.strerror}: {error.filename})", remedy=_REMEDY, detail=str(error)
+        ) from error
+
+
+def _folder_of_ours() -> Path:
+    """Return where a socket of this user's can lie that nobody else can put there, without a runtime folder."""
+    if os.getuid() == 0:
+        return Path("/run")
+    folder = Path(tempfile.gettempdir()) / f"reprobox-podman-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if (found.st_uid, stat.S_IFMT(found.st_mode), found.st_mode & 0o077) != (os.getuid(), stat.S_IFDIR, 0):
+        raise EngineUnavailable(f"{folder} is not this user's alone", remedy="remove it, or set XDG_RUNTIME_DIR")
+    return folder
 
 
 def _own_service(program: str, folder: Path) -> str:
     """Start Podman's API for this user, which ends by itself when nobody has asked it anything for a minute."""
     socket = folder / f"reprobox-podman-{os.getuid()}.sock"
     address = f"unix://{socket}"
-    if not _answers(address):
-        service = subprocess.Popen(
-            [program, "system", "service", f"--time={SERVICE_IDLE_SECONDS}", address],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + SERVICE_START_SECONDS
-        while not _answers(address):
-            # One that ended well found that another was quicker.
-            if service.poll() or time.monotonic() > deadline:
-                raise EngineUnavailable(
-                    "Podman's API does not start", remedy=f"see what `podman system service {address}` says"
-                )
-            time.sleep(0.05)
+    with _alone(socket.with_suffix(".lock")):
+        if not _answers(address):
+            _start_service(program, address)
     return address
+
+
+def _start_service(program: str, address: str) -> None:
+    service = subprocess.Popen(
+        [program, "system", "service", f"--time={SERVICE_IDLE_SECONDS}", address],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + SERVICE_START_SECONDS
+    while not _answers(address):
+        if service.poll() is not None or time.monotonic() > deadline:
+            raise EngineUnavailable(
+                "Podman's API does not start", remedy=f"see what `podman system service {address}` says"
+            )
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Let one process at a time in: a second service would take the socket of the first, which removes it at its end."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _answers(address: str) -> bool:

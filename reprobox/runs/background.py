@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
 __all__ = ["in_background"]
 
@@ -18,7 +19,7 @@ def in_background(work: Callable[[Callable[[], None]], int]) -> int:
     """Call ``work(started)`` in a process that outlives this one; return 0 once it has called ``started``.
 
     Until then its stderr is this process's, so that a person sees why it does not start; then it has no streams. Returns
-    the exit code of ``work`` where it ends without having called ``started``. Ctrl-C until then ends it.
+    the exit code of ``work`` where it ends without having called ``started``. A signal until then is passed on to it.
     """
     reader, writer = os.pipe()
     sys.stdout.flush()
@@ -39,14 +40,15 @@ def in_background(work: Callable[[Callable[[], None]], int]) -> int:
 
 
 def _await_start(reader: int, child: int) -> int:
-    while True:
-        try:
-            if os.read(reader, 1):
-                return 0
-            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        except KeyboardInterrupt:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGTERM)
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, pass_on)
+    if os.read(reader, 1):
+        return 0
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def _report_start(writer: int) -> None:

@@ -7,6 +7,7 @@ of 15 trials, removing automatically lost the exit code, and the end of the stre
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from dataclasses import dataclass, field
@@ -86,9 +87,19 @@ def execute(plan: RunPlan, engine: Engine, record: RunRecord, manifest: dict[str
             logs = RunLogs(record.folder, keep=plan.request.log, say=outside.say)
             try:
                 ended = _run(plan, engine, record, logs, outside, update)
-            finally:
+            except EngineUnavailable:
+                logs.leave()
+                raise
+            except BaseException:
                 logs.close()
+                raise
+            finally:
                 manifest["streams"] = logs.to_json()
+            if ended is None:
+                logs.leave()
+                outside.say(f"left to itself; `reprobox runs attach {record.id}` comes back to it")
+                return 0
+            logs.close()
         except Interrupted as error:
             code = SIGNAL_BASE + error.number
             finish(record, manifest)
@@ -114,9 +125,6 @@ def execute(plan: RunPlan, engine: Engine, record: RunRecord, manifest: dict[str
                     message=str(error) or type(error).__name__,
                 )
             raise
-        if ended is None:
-            outside.say(f"left to itself; `reprobox runs attach {record.id}` comes back to it")
-            return 0
         receipts = finish(record, manifest)
         if plan.recipe.profile is not Profile.OFF and record.stage() == HANDED_OVER:
             outside.say(receipts.summary())
@@ -136,9 +144,8 @@ def _run(
     interrupts, request = outside.interrupts, plan.request
     write_box_files(record.box_folder, plan.recipe, request.owner)
     if plan.secrets is not None:
-        write_secrets(plan.secrets, request.secrets, request.owner)
-    for folder in plan.caches:
-        folder.mkdir(parents=True, exist_ok=True)
+        write_secrets(record, plan.secrets, request.secrets, request.owner)
+    _make_caches(plan)
     interrupts.raise_if_pending()
     with engine.create(plan.box) as box, contextlib.ExitStack() as stack:
         update(outcome=str(Outcome.CREATED))
@@ -148,19 +155,18 @@ def _run(
         ours = not request.detached
         terminal = Terminal() if request.terminal and ours else None
         box.start()
-        update(outcome=str(Outcome.RUNNING), start=now())
 
         def resize() -> None:
             if terminal is not None:
                 box.resize(*terminal.size())
 
-        if terminal is not None:
-            resize()
-            if request.stdin:
-                stack.enter_context(terminal)
+        resize()
+        update(outcome=str(Outcome.RUNNING), start=now())
+        if terminal is not None and request.stdin:
+            stack.enter_context(terminal)
         interrupts.forward_to(box, give_up=departure.give_up, resize=resize if terminal else None)
         if request.stdin and ours:
-            stack.enter_context(Input(box, departure.detach if terminal else None))
+            stack.enter_context(Input(box, departure.detach if terminal and engine.isolates else None))
         if outside.started is not None:
             stack.enter_context(_watch_for_the_start(record, outside.started))
         try:
@@ -179,6 +185,14 @@ def _run(
             "the engine does not answer, so the command could not be killed and may still run",
             remedy=f"see to the engine; `reprobox runs stop {record.id}` then ends the command",
         )
+
+
+def _make_caches(plan: RunPlan) -> None:
+    for folder in plan.caches:
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            if plan.request.owner[0] != os.getuid():
+                folder.chmod(0o1777)  # the box's user is another (-u), who has a cache of its own
 
 
 @contextlib.contextmanager

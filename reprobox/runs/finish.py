@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reprobox.errors import BoxError, CommandNotExecutable, CommandNotFound, UsageError
 from reprobox.runs.hashes import file_hashes
 from reprobox.runs.manifest import Outcome, now
 from reprobox.runs.receipts import Receipts, read_receipts
@@ -25,10 +26,13 @@ ENGINE_STOPPED = (SIGNAL_BASE + signal.SIGTERM, SIGNAL_BASE + signal.SIGKILL)
 """How a command ends when its engine is stopped: TERM, ten seconds later KILL."""
 
 
+ENTRYPOINT_CODES = (UsageError.exit_code, BoxError.exit_code, CommandNotExecutable.exit_code, CommandNotFound.exit_code)
+
+
 def finish(record: RunRecord, manifest: dict[str, Any]) -> Receipts:
     """Take over what the box reported, remove what was made for it alone, and note receipt and outputs in ``manifest``."""
     record.collect()
-    remove_secrets(record.id)
+    remove_secrets(record)
     receipts = read_receipts(record.folder)
     manifest["receipt"] = receipts.to_json()
     manifest["outputs"] = file_hashes(Path(manifest["project"]), manifest.get("outputs") or {})
@@ -37,7 +41,8 @@ def finish(record: RunRecord, manifest: dict[str, Any]) -> Receipts:
 
 def conclude(ended: Exit, stage: str | None, say: Callable[[str], None]) -> dict[str, object]:
     """Return what the manifest says of an end: the outcome, the exit code and whose it is; tell what needs telling."""
-    handed_over = stage == HANDED_OVER
+    # The command may write the stage as well; it cannot have the entrypoint end with a code that is not the entrypoint's.
+    handed_over = stage == HANDED_OVER or (ended.code < SIGNAL_BASE and ended.code not in ENTRYPOINT_CODES)
     whose = "command" if handed_over else "reprobox"
     message: str | None = None
     if ended.out_of_memory and ended.code == SIGNAL_BASE + signal.SIGKILL:
@@ -60,7 +65,7 @@ def conclude(ended: Exit, stage: str | None, say: Callable[[str], None]) -> dict
         say(message or "a process of the command ran out of memory and was killed; the command itself went on")
     return {
         "outcome": str(outcome),
-        "stage": stage,
+        "stage": HANDED_OVER if handed_over else stage,
         "end": now(),
         "exit_code": ended.code,
         "exit_code_of": whose,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,8 +52,12 @@ def _files(root: Path, path: str) -> Iterator[str]:
 
 def _sha256(path: Path) -> str | None:
     try:
+        if path.parent.resolve() != path.parent:
+            return None
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return None
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None

@@ -23,6 +23,7 @@ def choose_image(
     variant: Literal["cpu", "cuda"],
     *,
     pull: Literal["missing", "always", "never"] = "never",
+    platform: str | None = None,
     say: Callable[[str], None] = lambda _line: None,
 ) -> tuple[str | None, ImageInfo | None]:
     """Return the image a run takes and what the engine knows of it.
@@ -44,19 +45,23 @@ def choose_image(
         except UsageError as error:
             # Not exit 2: docker and podman answer 125 to a reference that is none, and so do scripts around them.
             raise ImageNotFound(error.message, remedy=error.remedy) from error
-        found = _named(engine, reference, pull, say)
+        found = _named(engine, reference, pull, platform, say)
         _check_protocol(reference, found)
         return reference, found
     from reprobox.images import input_digest, local_tag
 
     tag = local_tag(variant)
+    podman = engine.name == "podman"
     build = "reprobox build" + (" --variant cuda" if variant == "cuda" else "")
     try:
         found = engine.image(tag)
     except ImageNotFound as error:
         raise ImageNotFound(
-            f"this version's {variant} image ({tag}) is not on this machine",
-            remedy=f"build it with `{build}`",
+            f"{'Podman does not have ' if podman else ''}this version's {variant} image ({tag})"
+            f"{'' if podman else ' is not on this machine'}",
+            remedy=f"build it with `{build}` on Docker, and copy it: docker save {tag} | podman load"
+            if podman
+            else f"build it with `{build}`",
         ) from error
     if found.labels.get("reprobox.input") != input_digest(variant):
         raise ImageNotFound(
@@ -66,17 +71,17 @@ def choose_image(
     return tag, found
 
 
-def _named(engine: Engine, reference: str, pull: str, say: Callable[[str], None]) -> ImageInfo:
+def _named(engine: Engine, reference: str, pull: str, platform: str | None, say: Callable[[str], None]) -> ImageInfo:
     by_id = is_image_id(reference)
     if pull == "always" and not by_id:
-        return engine.pull(reference, say)
+        return engine.pull(reference, say, platform)
     try:
         return engine.image(reference)
     except ImageNotFound:
         if pull == "never" or by_id:
             raise
     say(f"{reference} is not on this machine; pulling it")
-    return engine.pull(reference, say)
+    return engine.pull(reference, say, platform)
 
 
 def _check_protocol(reference: str, image: ImageInfo) -> None:

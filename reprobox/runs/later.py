@@ -8,10 +8,10 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from reprobox.engines import EngineName, Stream, open_engine
-from reprobox.errors import EngineError, RecordError
+from reprobox.engines import EngineName, FoundBox, Stream, open_engine
+from reprobox.errors import EngineError, EngineUnavailable, RecordError
 from reprobox.runs.finish import conclude, finish
-from reprobox.runs.logs import RunLogs, read_log, read_on
+from reprobox.runs.logs import HEAD_BYTES, RunLogs, read_log, read_on
 from reprobox.runs.manifest import Outcome, now
 from reprobox.runs.streams import Input, Output, Terminal
 
@@ -72,7 +72,7 @@ def attach(record: RunRecord, interrupts: Interrupts, say: Callable[[str], None]
 
     :raises RecordError: when the run is over, or its engine has no box to attach to.
     """
-    manifest = record.manifest()
+    manifest = complete_if_over(record, record.manifest(), say)
     box = _engine_of(manifest).find(record.id) if unfinished(record, manifest) else None
     if box is None or not box.running:
         raise RecordError(
@@ -100,7 +100,10 @@ def attach(record: RunRecord, interrupts: Interrupts, say: Callable[[str], None]
             stack.enter_context(Input(box, leave if terminal else None))
         interrupts.forward_to(box, give_up=leave, resize=resize if terminal else None)
         box.stream(lambda stream, data: None if console.write(stream, data) else leave(), say)
-    return None if left else wait(record, say)["exit_code"]
+    if left:
+        return None
+    code = wait(record, say)["exit_code"]
+    return EngineError.exit_code if code is None else code
 
 
 def stop(record: RunRecord, seconds: int | None, say: Callable[[str], None]) -> dict[str, Any]:
@@ -116,15 +119,20 @@ def stop(record: RunRecord, seconds: int | None, say: Callable[[str], None]) -> 
         box.stop(seconds)
     elif holder := record.holder():
         # A command on this machine itself is ended by the process that minds it: the third signal kills.
-        os.kill(holder, signal.SIGTERM)
+        _terminate(holder)
         deadline = time.monotonic() + (STOP_SECONDS if seconds is None else seconds)
         while record.holder() and time.monotonic() < deadline:
             time.sleep(FOLLOW_SECONDS)
         for _ in range(2):
             if record.holder():
-                os.kill(holder, signal.SIGTERM)
+                _terminate(holder)
                 time.sleep(FOLLOW_SECONDS)
     return wait(record, say)
+
+
+def _terminate(process: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGTERM)
 
 
 def output(record: RunRecord) -> Iterator[tuple[Stream, bytes]]:
@@ -146,21 +154,27 @@ def _logs(record: RunRecord) -> dict[Stream, Path]:
 
 def _follow(record: RunRecord, write: Callable[[Stream, bytes], object]) -> None:
     """Write the output that whoever minds the run keeps, until nobody minds it any more."""
-    given: dict[Stream, int] = {"stdout": 0, "stderr": 0}
-    while record.holder() is not None:
+    places: dict[Stream, int] = {"stdout": 0, "stderr": 0}
+
+    def write_on() -> None:
         for stream, path in _logs(record).items():
-            for data in read_on(path, given[stream]):
-                given[stream] += len(data)
+            for place, data in read_on(path, places[stream]):
+                places[stream] = place
                 write(stream, data)
+
+    while record.holder() is not None:
+        write_on()
         time.sleep(FOLLOW_SECONDS)
+    write_on()  # what a minder that was killed had kept, in segments too
     streams = record.manifest().get("streams") or {}
     for stream, path in _logs(record).items():
         total = streams.get(f"{stream}_bytes")
+        if total is None or total == places[stream]:
+            continue
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             # A log whose middle was left out ends like the output: counted from its end, the place is the same.
-            missing = size - given[stream] if total is None else total - given[stream]
-            file.seek(max(0, size - missing))
+            file.seek(max(min(places[stream], HEAD_BYTES), size - (total - places[stream])))
             while data := file.read(1 << 20):
                 write(stream, data)
 
@@ -171,34 +185,59 @@ def _take_over(
     write: Callable[[Stream, bytes], object],
     say: Callable[[str], None],
 ) -> None:
-    box = _engine_of(manifest).find(record.id)
+    engine = _engine_of(manifest)
+    box = engine.find(record.id)
+    try:
+        if box is not None:
+            with box:
+                _stay_with(box, record, manifest, write, say)
+    except EngineUnavailable:
+        raise
+    except EngineError:
+        # Somebody removed it in this moment; any other failure is worth telling.
+        if engine.find(record.id) is not None:
+            raise
+        box = None
     if box is None:
-        _give_up(record, manifest, "reprobox was killed while it minded this run, and its box is gone")
-    elif not box.started():
-        with box:
-            _give_up(record, manifest, "reprobox was killed before the command was started")
-    else:
-        with box:
-            logs = RunLogs(record.folder, keep=bool(_logs(record)), say=say)
-
-            def both(stream: Stream, data: bytes) -> None:
-                logs.write(stream, data)
-                write(stream, data)
-
-            try:
-                box.catch_up({stream: logs.delivered(stream) for stream in logs.counts}, both, say)
-                ended = box.wait()
-            except BaseException:
-                box.leave()
-                raise
-            logs.close()
-            manifest["streams"] = logs.to_json()
-            finish(record, manifest)
-            manifest.update(conclude(ended, record.stage(), say))
+        _give_up(record, manifest, "reprobox was killed while it minded this run, and nobody saw the command's end")
     record.write(manifest)
 
 
+def _stay_with(
+    box: FoundBox,
+    record: RunRecord,
+    manifest: dict[str, Any],
+    write: Callable[[Stream, bytes], object],
+    say: Callable[[str], None],
+) -> None:
+    """Stay with a box to its end, in the place of the process that was killed."""
+    if (started := box.started()) is None:
+        _give_up(record, manifest, "reprobox was killed before the command was started")
+        return
+    logs = RunLogs(record.folder, keep=bool(_logs(record)), say=say)
+
+    def both(stream: Stream, data: bytes) -> None:
+        logs.write(stream, data)
+        write(stream, data)
+
+    try:
+        box.catch_up({stream: logs.delivered(stream) for stream in logs.counts}, both, say)
+        ended = box.wait()
+    except BaseException:
+        logs.leave()
+        box.leave()
+        raise
+    logs.close()
+    manifest["streams"] = logs.to_json()
+    manifest["start"] = manifest.get("start") or started
+    finish(record, manifest)
+    manifest.update(conclude(ended, record.stage(), say))
+
+
 def _give_up(record: RunRecord, manifest: dict[str, Any], message: str) -> None:
+    logs = RunLogs(record.folder, keep=bool(_logs(record)), say=lambda _line: None)
+    logs.close()
+    manifest["streams"] = logs.to_json()
     finish(record, manifest)
     if manifest.get("end") is not None:
         return  # the engine failed before it had made a box, and that is on record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from typing import TYPE_CHECKING
@@ -37,6 +38,10 @@ class StreamLog:
         self.head = head
         self.tail = tail
         self._segments = [segment for _, segment in _segments(path)]
+        if path.exists() and path.stat().st_size > head:  # joined already, by a process killed before it had cleared up
+            for segment in self._segments:
+                segment.unlink()
+            self._segments = []
         last = self._segments[-1] if self._segments else path
         # The folder is out of the box's reach; still, a log is never written through a link.
         self._file = os.open(last, _APPEND, 0o644)
@@ -64,6 +69,11 @@ class StreamLog:
         if len(self._segments) > 2:
             self._segments.pop(0).unlink()
 
+    def leave(self) -> None:
+        """Close the log as it is; it can be read, and gone on with."""
+        with contextlib.suppress(OSError):
+            os.close(self._file)
+
     def close(self) -> None:
         """Join head and tail into one file."""
         os.close(self._file)
@@ -76,24 +86,32 @@ class StreamLog:
                 segment.unlink()
 
 
-def read_log(path: Path, *, tail: int = TAIL_BYTES) -> Iterator[bytes]:
+def read_log(path: Path, *, head: int = HEAD_BYTES, tail: int = TAIL_BYTES) -> Iterator[bytes]:
     """Yield the log at ``path`` in pieces, finished or not; a line says how many bytes in its middle were left out.
 
     :raises OSError: when it cannot be read.
     """
-    end = path.stat().st_size
-    segments = _segments(path)
-    yield from _pieces(path, 0)
-    last = segments[-1][0] + segments[-1][1].stat().st_size if segments else end
-    begin = max(last - tail, segments[0][0] if segments else end)
-    if begin > end:
-        yield f"\n[reprobox: {begin - end} bytes are left out here]\n".encode()
-    for offset, segment in segments:
-        if offset + segment.stat().st_size > begin:
-            yield from _pieces(segment, max(0, begin - offset))
+    with contextlib.ExitStack() as stack:
+        # All opened before the first is read: whoever writes the log removes segments as it goes on.
+        end = path.stat().st_size
+        segments = []
+        for offset, segment in _segments(path) if end <= head else ():
+            with contextlib.suppress(FileNotFoundError):
+                file = stack.enter_context(segment.open("rb"))
+                segments.append((offset, file, os.fstat(file.fileno()).st_size))
+        yield from _pieces(path, 0)
+        last = segments[-1][0] + segments[-1][2] if segments else end
+        begin = max(last - tail, segments[0][0] if segments else end)
+        if begin > end:
+            yield f"\n[reprobox: {begin - end} bytes are left out here]\n".encode()
+        for offset, file, size in segments:
+            if offset + size > begin:
+                file.seek(max(0, begin - offset))
+                while data := file.read(_CHUNK):
+                    yield data
 
 
-def read_on(path: Path, position: int, *, head: int = HEAD_BYTES) -> Iterator[bytes]:
+def read_on(path: Path, position: int, *, head: int = HEAD_BYTES) -> Iterator[tuple[int, bytes]]:
     """Yield what the log at ``path``, still being written, holds from byte ``position`` of the output on."""
     for offset, file in [(0, path), *_segments(path)]:
         try:
@@ -104,7 +122,7 @@ def read_on(path: Path, position: int, *, head: int = HEAD_BYTES) -> Iterator[by
                     opened.seek(position - offset)
                     while position < end and (data := opened.read(min(_CHUNK, end - position))):
                         position += len(data)
-                        yield data
+                        yield position, data
         except FileNotFoundError:
             continue  # joined, or grown out of, in this moment
 
@@ -156,6 +174,11 @@ class RunLogs:
             place.count = self._logs[stream].count
         return place
 
+    def leave(self) -> None:
+        """Close both logs as they are, to be gone on with."""
+        for log in self._logs.values():
+            log.leave()
+
     def close(self) -> None:
         """Finish both logs."""
         for log in self._logs.values():
@@ -170,5 +193,7 @@ class RunLogs:
             write()
         except OSError as error:
             self.state = f"incomplete ({error.strerror})"
+            for log in self._logs.values():
+                log.leave()
             self._logs = {}
             self._say(f"the output's log cannot be written ({error.strerror}); the run goes on without")

@@ -191,14 +191,19 @@ def reaches_the_engine(path: Path) -> bool:
         "/var/run/docker.sock",
         "/run/containerd/containerd.sock",
         "/run/podman/podman.sock",
-        "/var/lib/docker/x",
-        "/var/lib/containerd/x",
         f"{runtime}/docker.sock",
         f"{runtime}/podman/podman.sock",
         os.environ.get("DOCKER_HOST", "").removeprefix("unix://") or "/var/run/docker.sock",
     ]
     resolved = [Path(socket).resolve() for socket in sockets]
-    return any(path == socket or path in socket.parents for socket in resolved)
+    stores = [Path(folder) for folder in ("/var/lib/docker", "/var/lib/containerd", "/var/lib/containers")]
+    # /proc/PID/root of a process of this user leads to every socket there is.
+    kernel = [Path(folder) for folder in ("/proc", "/sys", "/dev")]
+    return (
+        any(path == socket or path in socket.parents for socket in resolved)
+        or any(path.is_relative_to(store) or store.is_relative_to(path) for store in stores)
+        or any(path.is_relative_to(folder) and not path.is_relative_to("/dev/shm") for folder in kernel)  # noqa: S108
+    )
 
 
 _MOUNT_KEYS = {

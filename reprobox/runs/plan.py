@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reprobox.engines import RUN_LABEL, BoxOptions, BoxSpec, EngineName, ImageInfo, Mount
@@ -12,11 +13,11 @@ from reprobox.errors import BoxError, UsageError
 from reprobox.project import WORKSPACE, Project
 from reprobox.recipe import Profile, Recipe, SelfTest, draw_seed, world_size
 from reprobox.runs.mounts import BOX_HOME
+from reprobox.runs.redaction import redacted, redacted_words
 from reprobox.runs.secrets import SECRETS, secrets_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from reprobox.gpus import Gpu
 
@@ -97,7 +98,7 @@ class RunPlan:
             "run_id": self.run_id,
             "engine": str(self.request.engine),
             "image": None if self.image is None else {"reference": self.request.image, "image_id": self.image.image_id},
-            "command": list(box.command),
+            "command": redacted_words(box.command, self.request.secrets.values()),
             "directory": box.directory,
             "recipe": self.recipe.to_json(),
             "environment_knobs": self.recipe.environment(),
@@ -192,6 +193,8 @@ def _caches(request: RunRequest, image: ImageInfo | None) -> dict[str, Path]:
         return {}
     device = sorted(gpu.name for gpu in request.gpus) or [str(host_facts()["cpu"]), *host_facts()["isa"]]
     key = hashlib.sha256("\0".join([image.image_id, *device]).encode()).hexdigest()[:24]
+    if request.owner[0] != os.getuid():
+        key += f"-{request.owner[0]}"
     home = user_cache_path("reprobox")
     caches = {BOX_CACHE: home / "compile" / key}
     if request.cache is not None:
@@ -236,13 +239,10 @@ def _container(
     ]
     if secrets is not None:
         own.append(Mount(source=str(secrets), target=SECRETS, read_only=True))
-    mounts = [mount for mount in own if mount.target not in taken]
-    if str(WORKSPACE) not in taken:
-        # The command must not be able to rewrite the records of runs, or to lead reprobox's own writes elsewhere.
-        records = run_folder.parents[1]
-        mounts.append(Mount(source=str(records), target=str(WORKSPACE / records.name), read_only=True))
+    mounts = [*(mount for mount in own if mount.target not in taken), *request.mounts]
+    mounts += _guarded_records(mounts, request.mounts, run_folder.parents[1])
     # A mount inside another must come after it.
-    mounts = sorted([*mounts, *request.mounts], key=lambda mount: mount.target.count("/"))
+    mounts = sorted(mounts, key=lambda mount: mount.target.count("/"))
     scratch = {path: options for path, options in _scratch(uid, gid).items() if path not in taken}
     return BoxSpec(
         run_id=run_id,
@@ -266,6 +266,27 @@ def _container(
         log=request.log,
         options=request.options,
     )
+
+
+def _guarded_records(mounts: Sequence[Mount], theirs: Sequence[Mount], records: Path) -> list[Mount]:
+    """Return a read-only mount over the runs' records wherever one of ``mounts`` would let the command write them.
+
+    It could rewrite what is on record, or leave links that lead reprobox's own writes elsewhere.
+
+    :raises UsageError: for a mount of the records themselves.
+    """
+    for mount in theirs:
+        if mount.kind == "bind" and Path(mount.source).is_relative_to(records) and not mount.read_only:
+            raise UsageError(f"{mount.source} holds the records of runs", remedy="mount it read-only (:ro)")
+    return [
+        Mount(
+            source=str(records),
+            target=posixpath.join(mount.target, records.relative_to(mount.source).as_posix()),
+            read_only=True,
+        )
+        for mount in mounts
+        if mount.kind == "bind" and not mount.read_only and records.is_relative_to(mount.source)
+    ]
 
 
 def _refuse_what_is_no_text(request: RunRequest) -> None:
@@ -307,7 +328,8 @@ def _refuse_what_local_cannot(request: RunRequest) -> None:
 
 def options_to_json(box: BoxSpec) -> dict[str, Any]:
     """Return what Docker's flags set of a box, without what they left alone."""
-    given = {name: value for name, value in asdict(box.options).items() if value not in (None, (), {})}
+    options = {**asdict(box.options), "labels": redacted(box.options.labels)}
+    given = {name: value for name, value in options.items() if value not in (None, (), {})}
     more = {"tmpfs": dict(box.tmpfs), "writable": not box.read_only, "stdin": box.stdin, "terminal": box.terminal}
     return {**given, **{name: value for name, value in more.items() if value}}
 

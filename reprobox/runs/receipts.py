@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,11 @@ if TYPE_CHECKING:
 __all__ = ["Receipts", "read_receipts"]
 
 SCHEMA = "reprobox.receipt/1"
+
+LARGEST_BYTES = 16 << 20
+"""A receipt of a day's training is some kilobytes."""
+
+_PID = re.compile(r"[0-9]{1,10}")
 
 PLACE = ("file", "line")
 EVENT_FIELDS = {
@@ -106,8 +114,8 @@ def read_receipts(folder: Path) -> Receipts:
     processes = []
     for path in sorted(folder.glob("receipt-*.json")):
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            document = json.loads(_read(path))
+        except (OSError, ValueError, RecursionError):
             continue
         if _is_receipt(document):
             processes.append(document)
@@ -129,7 +137,8 @@ def _is_receipt(document: Any) -> bool:
         and isinstance(events, list)
         and all(map(_is_event, events))
         and isinstance(children, list)
-        and all(isinstance(c, dict) and isinstance(c.get("pid"), int) and "program" in c for c in children)
+        and all(isinstance(c, dict) and isinstance(c.get("pid"), int) and _is_plain(c.get("program")) for c in children)
+        and _is_plain(document.get("start_method", ""))
     )
 
 
@@ -139,19 +148,34 @@ def _is_event(event: Any) -> bool:
         and isinstance(event.get("kind"), str)
         and isinstance(event.get("count", 1), int)
         and all(field in event for field in EVENT_FIELDS.get(event["kind"], ()))
+        and all(map(_is_plain, event.values()))
     )
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float)
+
+
+def _read(path: Path) -> bytes:
+    """Read a file that the command could have put there: a regular one of a bounded size, or nothing."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_BYTES:
+            raise ValueError(path)
+        return file.read(LARGEST_BYTES)
 
 
 def _read_ledger(path: Path) -> tuple[set[int], dict[int, str]]:
     signed: set[int] = set()
     started: dict[int, str] = {}
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+        lines = _read(path).decode(errors="replace").splitlines()
+    except (OSError, ValueError):
         return signed, started
     for line in lines:
         words = line.split(" ", 2)
-        if len(words) < 2 or not words[1].isdigit():
+        if len(words) < 2 or not _PID.fullmatch(words[1]):
             continue
         if words[0] == "hook":
             signed.add(int(words[1]))
@@ -163,7 +187,7 @@ def _read_ledger(path: Path) -> tuple[set[int], dict[int, str]]:
 def _main_generators(processes: Iterable[dict[str, Any]]) -> dict[str, str]:
     """Return the digests of the generators' states at the end of the first process that ended in order."""
     done = sorted((p for p in processes if p.get("complete") and not p.get("lineage")), key=lambda p: p["start_ns"])
-    return dict(done[0]["generators"]) if done else {}
+    return dict(done[0].get("generators", {})) if done else {}
 
 
 def _by_users(events: list[dict[str, Any]]) -> list[dict[str, Any]]:

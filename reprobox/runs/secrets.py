@@ -16,10 +16,15 @@ from reprobox.errors import BoxError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from reprobox.runs.store import RunRecord
+
 __all__ = ["SECRETS", "parse_secrets", "remove_secrets", "secrets_folder", "write_secrets"]
 
 SECRETS = "/run/secrets"
 """Where the box has them, as in Docker's own secrets."""
+
+NOTE = "secrets.path"
+"""The file of a record that says where its secrets are, while they are there."""
 
 _LARGEST = 1 << 20
 
@@ -57,20 +62,20 @@ def parse_secrets(entries: Iterable[str], host: Mapping[str, str], directory: Pa
 
 def secrets_folder(run_id: str) -> Path:
     """Return where a run's secrets lie on the host: in memory (the user's runtime folder, else /dev/shm)."""
-    return next(folder for folder in _candidates(run_id) if os.access(folder.parent, os.W_OK | os.X_OK))
-
-
-def _candidates(run_id: str) -> list[Path]:
     homes = (os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm", tempfile.gettempdir())  # noqa: S108  # a folder of our own in it
-    return [Path(home) / f"reprobox-{os.getuid()}-{run_id}" for home in homes if home]
+    home = next(home for home in homes if home and os.access(home, os.W_OK | os.X_OK))
+    return Path(home) / f"reprobox-{os.getuid()}-{run_id}"
 
 
-def write_secrets(folder: Path, secrets: Mapping[str, bytes], owner: tuple[int, int]) -> None:
+def write_secrets(record: RunRecord, folder: Path, secrets: Mapping[str, bytes], owner: tuple[int, int]) -> None:
     """Write each secret to a file in ``folder`` that ``owner`` (user and group id) alone may read.
+
+    ``record`` notes where, so that any process that completes it can remove them.
 
     :raises BoxError: when they cannot be written, or the owner is another user and this one is not root.
     """
     try:
+        (record.folder / NOTE).write_text(str(folder), encoding="utf-8")
         folder.mkdir(mode=0o700)
         for name, value in secrets.items():
             path = folder / name
@@ -88,7 +93,13 @@ def write_secrets(folder: Path, secrets: Mapping[str, bytes], owner: tuple[int, 
         ) from error
 
 
-def remove_secrets(run_id: str) -> None:
+def remove_secrets(record: RunRecord) -> None:
     """Remove what :func:`write_secrets` wrote for a run, wherever its process found room for it."""
-    for folder in _candidates(run_id):
+    note = record.folder / NOTE
+    try:
+        folder = Path(note.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return
+    if folder.name == f"reprobox-{os.getuid()}-{record.id}":
         shutil.rmtree(folder, ignore_errors=True)
+    note.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from reprobox.errors import RecordError
 from reprobox.files import write_atomically, write_json
@@ -104,24 +104,30 @@ class RunRecord:
 
         Waits while another process holds it.
         """
-        with (self.folder / "lock").open("a+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            lock.truncate(0)
-            lock.write(f"{os.getpid()}\n")
-            lock.flush()
-            try:
-                yield
-            finally:
-                (self.folder / "lock").unlink(missing_ok=True)
+        path = self.folder / "lock"
+        while True:
+            with path.open("a+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not _is_at(lock, path):
+                    continue  # whoever held it before has removed it: it is nobody's lock any more
+                lock.truncate(0)
+                lock.write(f"{os.getpid()}\n")
+                lock.flush()
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+                return
 
     def holder(self) -> int | None:
         """Return the process that holds the run, or ``None`` when nobody minds it."""
         try:
-            with (self.folder / "lock").open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            text = (self.folder / "lock").read_text(encoding="ascii").strip()
-            return int(text) if text.isdigit() else 0
+            with (self.folder / "lock").open(encoding="ascii", errors="replace") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    text = lock.read().strip()
+                    return int(text) if text.isdigit() else 0
         except OSError:
             return None
         return None
@@ -130,6 +136,13 @@ class RunRecord:
         """Wait until nobody holds the run."""
         with contextlib.suppress(FileNotFoundError), (self.folder / "lock").open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH)
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 class RunStore:

@@ -91,6 +91,8 @@ class Input:
                 held = LEAVE_KEYS[:1] if data.endswith(LEAVE_KEYS[:1]) else b""
                 data = data[: len(data) - len(held)]
             self._box.feed(data)
+        if held:
+            self._box.feed(held)
         self._box.end_input()
 
     def _read(self) -> bytes:
@@ -113,6 +115,8 @@ class Input:
         os.close(self._waker)
         # It may sit in a write that the box never reads; a daemon thread does not keep the process.
         self._thread.join(timeout=0.2)
+        if not self._thread.is_alive():
+            os.close(self._wake)
 
 
 class Terminal:
@@ -133,7 +137,7 @@ class Terminal:
     def __enter__(self) -> Self:
         with contextlib.suppress(termios.error):
             self._before = termios.tcgetattr(self._descriptor)
-            tty.setraw(self._descriptor)
+            tty.setraw(self._descriptor, termios.TCSADRAIN)  # what was typed already is kept
         return self
 
     def __exit__(

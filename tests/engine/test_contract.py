@@ -1,4 +1,4 @@
-"""What every engine promises, asked of the fake, of this machine and of Docker alike."""
+"""What every engine promises, asked of the fake, of this machine, of Docker and of Podman alike."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from support.daemon import TAG
 
 from reprobox.engines import BoxSpec, EngineName, Exit, Mount, open_engine
 from reprobox.engines.fake import FakeEngine, Script
@@ -16,15 +17,23 @@ ENGINES = [
     "fake",
     pytest.param("local", marks=pytest.mark.local),
     pytest.param("docker", marks=pytest.mark.engine),
+    pytest.param("podman_with_root", marks=pytest.mark.podman),
+    pytest.param("podman_without_root", marks=pytest.mark.podman),
 ]
 
 
 @pytest.fixture(params=ENGINES)
-def make(request, tmp_path):
+def make(request, tmp_path, monkeypatch):
     """Returns a function that makes a box for a shell command; the fake is told what the command would do."""
-    kind = request.param
-    image = request.getfixturevalue("image") if kind == "docker" else None
-    run_dir = tmp_path / "run"
+    kind, image, folder = request.param, None, tmp_path
+    if kind == "docker":
+        image = request.getfixturevalue("image")
+    elif kind.startswith("podman"):
+        service = request.getfixturevalue(kind)
+        monkeypatch.setenv("CONTAINER_HOST", service.address)
+        kind, image, folder = "podman", TAG, service.folder()
+    contained = image is not None
+    run_dir = folder / "run"
     run_dir.mkdir()
     run_dir.chmod(0o777)
 
@@ -38,8 +47,8 @@ def make(request, tmp_path):
             environment={
                 "REPROBOX_SEED": "1",
                 "REPROBOX_QUIET": "on",
-                "REPROBOX_RUN_DIR": "/run/reprobox/run" if kind == "docker" else str(run_dir),
-                "PATH": None if kind == "docker" else "/usr/bin:/bin",
+                "REPROBOX_RUN_DIR": "/run/reprobox/run" if contained else str(run_dir),
+                "PATH": None if contained else "/usr/bin:/bin",
             },
             mounts=(Mount(source=str(run_dir), target="/run/reprobox/run"),),
             tmpfs={"/tmp": "rw,exec,mode=1777"},

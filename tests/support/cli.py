@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from reprobox.recipe import IMAGE_ENVIRONMENT
@@ -59,6 +62,33 @@ class Cli:
             assert done.returncode == 0, done.stderr
         return done
 
+    def start(self, *command, flags=("--seed", "42"), **options):
+        """Start a run whose command prints ``ready``, and return its process once it has."""
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(
+            self.argv(*command, flags=flags), cwd=self.folder, env=self.environment, **{**pipes, **options}
+        )
+        assert process.stdout.readline() == b"ready\n"
+        return process
+
+    @contextlib.contextmanager
+    def running(self, *flags):
+        """A run that waits, as its container is shown by the engine."""
+        process = self.start("sh", "-c", "echo ready; exec sleep 60", flags=("--seed", "42", *flags))
+        try:
+            yield self.inspected()
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=30)
+
+    def boxes(self):
+        """Return the ids of this project's containers, whatever their state."""
+        ours = f"label=reprobox.project={self.folder}"
+        return self.call("docker", "ps", "--all", "--quiet", "--no-trunc", "--filter", ours).stdout.split()
+
+    def inspected(self):
+        return json.loads(self.call("docker", "inspect", *self.boxes()).stdout)[0]
+
     def reprobox(self, *arguments, **options):
         return self.call(BIN / "reprobox", *arguments, **options)
 
@@ -68,3 +98,9 @@ class Cli:
 
     def manifest(self):
         return json.loads((self.runs()[-1] / "manifest.json").read_text())
+
+
+def together(function, *arguments, at_once=4):
+    """Return ``function`` of each, in order: boxes that do not depend on each other need not wait for each other."""
+    with ThreadPoolExecutor(at_once) as pool:
+        return list(pool.map(function, *arguments))

@@ -28,7 +28,7 @@ PATIENCE_SECONDS = 60
 # Links between folders (/lib is /usr/lib) are packed as links, so what lies in them goes by its real folder.
 _PACK = r"""
 set -eu
-names="cat echo env false head printf rm seq sh dash sleep tail touch true"
+names="cat echo env false head id printf rm seq sh dash sleep tail touch true wc"
 programs="/usr/bin/tini $(readlink -f /usr/bin/python3) $(for name in $names; do echo /usr/bin/$name; done)"
 stdlib=$(/usr/bin/python3 -IS -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
 libraries=$(ldd $programs $stdlib/lib-dynload/*.so 2>/dev/null | sed -n 's/^\t\(.*=> \)\?\(\/[^ ]*\) (0x.*/\2/p' | sort -u)

@@ -29,7 +29,6 @@ def _project(tmp_path, monkeypatch):
         ["run", "-e", "=x", "true"],
         ["run", "-v", "nonsense", "true"],
         ["run", "--env-file", "/no/such", "true"],
-        ["run", "--image=-rm", "true"],
         ["run", "--network=-x", "true"],
         ["rnu"],
         ["build", "--variant", "tpu"],

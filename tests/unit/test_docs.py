@@ -43,7 +43,7 @@ def generator():
     return load(DOCS / "generate_reference.py")
 
 
-@pytest.mark.parametrize("name", ["knobs", "errors"])
+@pytest.mark.parametrize("name", ["knobs", "errors", "refused"])
 def test_a_generated_table_is_in_step_with_the_code(generator, name):
     present, wanted = generator.page_with(name)
     assert present == wanted, "run python docs/generate_reference.py --write"
@@ -104,13 +104,18 @@ def options(command):
 
 def section(name):
     """The text of ``docs/reference/cli.md`` about one command, or about the program itself for an empty name."""
-    sections = re.split(r"^## reprobox ", (DOCS / "reference" / "cli.md").read_text(), flags=re.MULTILINE)
-    return sections[0] if not name else next(s for s in sections[1:] if s.splitlines()[0] == name)
+    sections = re.split(r"^## ", (DOCS / "reference" / "cli.md").read_text(), flags=re.MULTILINE)
+    return sections[0] if not name else next(s for s in sections[1:] if s.splitlines()[0] == f"reprobox {name}")
 
 
 def documented(name):
-    rows = re.findall(r"^\| (`-[^|]*)\|", section(name), re.MULTILINE)
-    return {flag for row in rows for flag in FLAG.findall(row)}
+    """The options in the tables of a command's section, and those of another command that it is said to take."""
+    text = section(name)
+    rows = re.findall(r"^\| (`-[^|]*)\|", text, re.MULTILINE)
+    found = {flag for row in rows for flag in FLAG.findall(row)}
+    if taken := re.search(r"^Takes the options of \[`(\w+)`\]\(\S+\) except ([^.]+)\.$", text, re.MULTILINE):
+        found |= documented(taken[1]) - set(FLAG.findall(taken[2]))
+    return found
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])
