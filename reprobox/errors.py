@@ -121,7 +121,16 @@ class GpuError(ReproboxError):
 
 
 class SelfTestError(ReproboxError):
-    """The determinism self-test failed, or could not be carried out; the command was not started."""
+    """The determinism self-test failed, or could not be carried out; the command was not started.
+
+    ``failures`` names each case, knob or device that failed.
+    """
+
+    def __init__(
+        self, message: str, *, remedy: str | None = None, detail: str | None = None, failures: Iterable[str] = ()
+    ) -> None:
+        super().__init__(message, remedy=remedy, detail=detail)
+        self.failures = list(failures)
 
 
 class CertificateError(ReproboxError):

@@ -43,7 +43,7 @@ __all__ = [
     "world_size",
 ]
 
-BOX_PROTOCOL = 1
+BOX_PROTOCOL = 2
 """Version of the contract between the CLI and the image; the image carries it as the label ``reprobox.box-protocol``."""
 
 MAX_SEED = 2**32 - 1

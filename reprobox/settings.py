@@ -22,6 +22,7 @@ from reprobox.recipe import (
     Profile,
     RankSeeds,
     Recipe,
+    SelfTest,
     parse_choice,
     parse_seed,
     parse_switch,
@@ -157,6 +158,13 @@ SETTINGS: tuple[Setting[Any], ...] = (
         default="bridge",
         parse=_network,
         help="bridge, none, host or a network's name",
+    ),
+    Setting(
+        name="selftest",
+        flag="--self-test",
+        default=SelfTest.AUTO,
+        parse=lambda text, name: SelfTest(parse_choice(text, name, SelfTest)),
+        help="auto (unless a certificate holds), always or off",
     ),
     Setting(name="quiet", flag="--quiet", default=False, parse=parse_switch, help="say nothing on stderr"),
 )

@@ -6,6 +6,7 @@ nothing of this process behind. It runs with ``-I -S``: nothing of the user's is
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -16,13 +17,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from reprobox.errors import BoxError, CommandNotExecutable, CommandNotFound, RecipeError, ReproboxError
+from reprobox.errors import (
+    BoxError,
+    CommandNotExecutable,
+    CommandNotFound,
+    RecipeError,
+    ReproboxError,
+    SelfTestError,
+)
 from reprobox.recipe import (
     IMAGE_ENVIRONMENT,
     KNOBS,
     BoxSettings,
     Profile,
     Recipe,
+    SelfTest,
     draw_seed,
     world_size,
 )
@@ -37,6 +46,9 @@ RECIPE_FILE = "/run/reprobox/recipe.json"
 """Where the CLI mounts the recipe (``hook.RECIPE_FILE``)."""
 
 SECRETS = Path("/run/secrets")
+
+NO_TORCH = 3
+"""Exit code of the self-test where there is no torch (``selftest/launch.py``)."""
 
 SITE = Path(__file__).resolve().parent / "site"
 
@@ -63,6 +75,10 @@ def main(argv: Sequence[str] | None = None, *, image_environment: Mapping[str, s
             _say(_announcement(recipe, environment, seed_note))
             for note in notes:
                 _say(note)
+        if settings.selftest is not SelfTest.OFF and recipe.profile is not Profile.OFF:
+            said = _prove(environment, run_dir)
+            if not settings.quiet:
+                _say(said)
         _record_stage(run_dir, "exec", required=True)
         if recipe.profile is not Profile.OFF:
             _sign_the_ledger(run_dir, arguments.command, environment)
@@ -70,7 +86,7 @@ def main(argv: Sequence[str] | None = None, *, image_environment: Mapping[str, s
             _leave_recipe(recipe, run_dir)
     except ReproboxError as error:
         _say(str(error))
-        _record_stage(run_dir, "exec-failed" if isinstance(error, CommandNotExecutable) else "refused")
+        _record_stage(run_dir, _stage_of(error))
         return error.exit_code
     try:
         _execute(arguments.command, environment)
@@ -78,6 +94,12 @@ def main(argv: Sequence[str] | None = None, *, image_environment: Mapping[str, s
         _say(str(error))
         _record_stage(run_dir, "exec-failed")
         return error.exit_code
+
+
+def _stage_of(error: ReproboxError) -> str:
+    if isinstance(error, SelfTestError):
+        return "selftest-failed"
+    return "exec-failed" if isinstance(error, CommandNotExecutable) else "refused"
 
 
 class _Arguments:
@@ -116,6 +138,45 @@ def _secrets(names: Sequence[str]) -> dict[str, str]:
             ) from error
         result[name] = os.fsdecode(value[:-1] if value.endswith(b"\n") else value)
     return result
+
+
+def _prove(environment: Mapping[str, str], run_dir: str | None) -> str:
+    """Run the self-test's start tier in the command's environment and return the line that tells its result.
+
+    :raises SelfTestError: when it fails: the command must not be started.
+    """
+    import json
+    import subprocess
+
+    python = shutil.which("python", path=environment.get("PATH"))
+    if python is None:
+        return "self-test skipped: there is no python in the box"
+    # What the test does is no part of the run: its processes leave no receipts.
+    inside = {name: value for name, value in environment.items() if name != "REPROBOX_RUN_DIR"}
+    launcher = Path(__file__).with_name("selftest") / "launch.py"
+    done = subprocess.run(
+        [python, str(launcher), "--tier", "start", "--quiet"], env=inside, stdout=subprocess.PIPE, check=False
+    )
+    if done.returncode == NO_TORCH:
+        return "self-test skipped: the box's python has no torch"
+    try:
+        document = json.loads(done.stdout)
+        cases, failures = document["cases"], document["failures"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SelfTestError(
+            f"the self-test ended with exit code {done.returncode} and no result",
+            remedy="see what it said above, or set REPROBOX_SELFTEST=off",
+        ) from error
+    if run_dir:
+        with contextlib.suppress(OSError):
+            (Path(run_dir) / "selftest.json").write_bytes(done.stdout)
+    if failures:
+        raise SelfTestError(
+            f"the self-test failed, so the command was not started: {'; '.join(failures)}",
+            remedy="set REPROBOX_PROFILE=warn, or REPROBOX_SELFTEST=off, to run it all the same",
+        )
+    devices = ", ".join(dict.fromkeys(str(case["device"]) for case in cases))
+    return f"self-test {len(cases)} cases on {devices}: same bits"
 
 
 def _choose_seed(recipe: Recipe, environment: Mapping[str, str]) -> tuple[Recipe, str]:

@@ -66,6 +66,9 @@ FLAGS: tuple[Flag, ...] = (
         group=RECIPE,
         help="Fold the program's own seeds into this one.",
     ),
+    Flag(
+        names=("--self-test",), metavar="WHEN", group=RECIPE, help="auto (unless a certificate holds), always or off."
+    ),
     Flag(names=("--gpus",), metavar="G", group=BOX, help="all, none, indices (0,1) or UUIDs."),
     Flag(names=("--engine",), metavar="E", group=BOX, help="docker (podman where there is none), podman or local."),
     Flag(

@@ -6,36 +6,33 @@ import json
 import os
 import shlex
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reprobox.cli.console import human_size, say, silent
+from reprobox.cli.choice import choose, setting_texts
+from reprobox.cli.console import human_size, raw_say, say, silent
 from reprobox.cli.failures import guarded
 from reprobox.cli.flags import FLAGS, RunCommand, takes
 from reprobox.cli.recipe import knob_table, knobs
-from reprobox.engines import EngineName, ImageInfo, choose_engine
-from reprobox.errors import GpuError, ImageNotFound, UsageError
-from reprobox.gpus import GpuRequest, Inventory, allocation, take_inventory
+from reprobox.engines import EngineName
+from reprobox.errors import UsageError
 from reprobox.project import Project
 from reprobox.runs.background import in_background
 from reprobox.runs.execute import Outside, execute
-from reprobox.runs.images import choose_image
 from reprobox.runs.interrupts import Interrupts
 from reprobox.runs.manifest import first_manifest
 from reprobox.runs.plan import RunPlan, RunRequest, make_plan
-from reprobox.runs.request import Pull, parse_pull, parse_request
+from reprobox.runs.request import parse_pull, parse_request
 from reprobox.runs.store import RunStore, new_run_id
 from reprobox.runs.streams import Output
-from reprobox.settings import SETTINGS, Origin, Settings, switch_text
+from reprobox.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from reprobox.engines import Engine
-    from reprobox.gpus import Gpu
+    from reprobox.cli.choice import Choice
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -63,51 +60,35 @@ def launch(command: tuple[str, ...], values: Mapping[str, Any], *, debug: bool) 
     if values["json"] and not values["dry_run"]:
         raise UsageError("run has no --json of its own: stdout belongs to the command", remedy="add --dry-run")
     project = Project.find(Path())
-    settings = Settings.load(_setting_texts(values), project.root)
+    settings = Settings.load(setting_texts(values), project.root)
     given = [flag for flag in FLAGS if values[flag.dest] not in (None, [], False)]
     request = parse_request(
         command, values, settings, project, tuple(flag.names[-1] for flag in given if flag.container)
     )
-    pull = parse_pull(values["pull"])
-    gpu_request: GpuRequest | None = settings.value("gpus")
     tell = _teller(request)
-
-    inventory = take_inventory()
-    chosen = gpu_request.resolve(inventory, os.environ) if gpu_request else allocation(inventory, os.environ)
-    backend = choose_engine(request.engine, chosen=settings.resolve("engine").origin is not Origin.DEFAULT, say=tell)
-    request = replace(request, engine=EngineName(backend.name))
-    reference, found = _image_for(
-        backend,
-        settings,
-        chosen,
-        asked=gpu_request is not None,
-        pull=pull,
-        platform=request.options.platform,
-        tell=tell,
+    choice = choose(settings, parse_pull(values["pull"]), request.options.platform, tell)
+    request = replace(
+        request,
+        engine=EngineName(choice.engine.name),
+        image=choice.reference,
+        gpus=choice.gpus,
+        gpus_were_asked_for=choice.asked is not None,
     )
-    if backend.isolates and chosen and not _is_cuda(found):
-        if gpu_request is not None:
-            raise GpuError(
-                f"--gpus {gpu_request.text} was asked for, and {reference} computes on the CPU alone",
-                remedy="choose a cuda image, or --gpus none",
-            )
-        chosen = ()
-    request = replace(request, image=reference, gpus=chosen, gpus_were_asked_for=gpu_request is not None)
     store = RunStore(project.root)
     run_id = new_run_id()
-    plan = make_plan(request, run_id, store.folder / run_id, found)
+    plan = make_plan(request, run_id, store.folder / run_id, choice.image, choice.inventory.driver)
     if values["dry_run"]:
         _print_plan(plan, as_json=values["json"])
         return 0
 
     def carry_out(started: Callable[[], None] | None = None) -> int:
         with Interrupts(tell) as interrupts:
-            manifest = first_manifest(plan, backend.info(), chosen, inventory.driver)
+            manifest = first_manifest(plan, choice.engine.info(), choice.gpus)
             record = store.create(run_id)
-            _introduce(plan, chosen, inventory, gpu_request, tell)
+            _introduce(plan, choice, tell)
             output = Output() if started is None else Output(stdout=os.open(os.devnull, os.O_WRONLY))
             outside = Outside(interrupts=interrupts, say=tell, output=output, started=started)
-            return execute(plan, backend, record, manifest, outside)
+            return execute(plan, choice.engine, record, manifest, outside)
 
     if not request.detached:
         return carry_out()
@@ -117,49 +98,12 @@ def launch(command: tuple[str, ...], values: Mapping[str, Any], *, debug: bool) 
     return code
 
 
-def _setting_texts(values: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return what was typed of the settings, each as a text: a setting may come from a variable or a file as well."""
-    texts = {}
-    for setting in SETTINGS:
-        value = values.get(setting.name)
-        texts[setting.name] = switch_text(value) if isinstance(value, bool) else value
-    if values["quiet"] is False:
-        texts["quiet"] = None
-    return texts
-
-
 def _teller(request: RunRequest) -> Callable[[str], None]:
     if request.quiet:
         return silent
     if request.terminal and request.stdin and not request.detached:
-        return lambda line: say(line + "\r")  # a raw terminal goes down a line, and not back to its beginning
+        return raw_say
     return say
-
-
-def _image_for(
-    backend: Engine,
-    settings: Settings,
-    gpus: tuple[Gpu, ...],
-    *,
-    asked: bool,
-    pull: Pull,
-    platform: str | None,
-    tell: Callable[[str], None],
-) -> tuple[str | None, ImageInfo | None]:
-    """Return the image to run; where there are GPUs that nobody asked for, the CPU image will do, and that is said."""
-    given = settings.resolve("image")
-    fetch = partial(choose_image, backend, pull=pull, platform=platform, say=tell)
-    if not backend.isolates:
-        # Only what was typed for this run is worth refusing; a project's image is for its other runs.
-        return (given.value if given.origin is Origin.FLAG else None), None
-    try:
-        return fetch(given.value, "cuda" if gpus else "cpu")
-    except ImageNotFound:
-        if asked or not gpus or given.value is not None:
-            raise
-        found = fetch(None, "cpu")
-        tell("this machine has GPUs and only the CPU image is built; `reprobox build --variant cuda` builds the other")
-        return found
 
 
 def _print_plan(plan: RunPlan, *, as_json: bool) -> None:
@@ -182,17 +126,7 @@ def _print_plan(plan: RunPlan, *, as_json: bool) -> None:
     console.print(knob_table(plan.recipe))
 
 
-def _is_cuda(image: ImageInfo | None) -> bool:
-    return image is not None and image.labels.get("reprobox.variant", "cuda") == "cuda"
-
-
-def _introduce(
-    plan: RunPlan,
-    gpus: tuple[Gpu, ...],
-    inventory: Inventory,
-    asked: GpuRequest | None,
-    tell: Callable[[str], None],
-) -> None:
+def _introduce(plan: RunPlan, choice: Choice, tell: Callable[[str], None]) -> None:
     """Say what will be used that the person may not have chosen."""
     if plan.request.engine is EngineName.LOCAL:
         tell(
@@ -200,13 +134,14 @@ def _introduce(
             "and only the recipe is applied",
         )
     else:
-        names = ", ".join(f"{gpu.index} ({gpu.name})" for gpu in gpus)
-        why = f" ({inventory.missing})" if asked is None and inventory.missing else ""
+        names = ", ".join(f"{gpu.index} ({gpu.name})" for gpu in choice.gpus)
+        why = f" ({choice.inventory.missing})" if choice.asked is None and choice.inventory.missing else ""
         tell(
             f"run {plan.run_id} in {plan.request.image}, GPUs {names or 'none' + why}, "
             f"shm {human_size(plan.box.shm_bytes)}, network {plan.box.network}",
         )
     if plan.seed_was_drawn:
         tell(f"no seed was given, so {plan.recipe.seed} was drawn; repeat this run with --seed {plan.recipe.seed}")
+    asked = choice.asked
     if asked is not None and asked.kind == "devices" and asked.text.isdigit():
         tell(f"--gpus {asked.text} is GPU number {asked.text}; docker would take it for a count")

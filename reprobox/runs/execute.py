@@ -13,7 +13,8 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from reprobox.errors import EngineUnavailable, ReproboxError
+from reprobox.errors import EngineUnavailable, ReproboxError, SelfTestError
+from reprobox.files import write_json
 from reprobox.recipe import Profile
 from reprobox.runs.finish import conclude, finish
 from reprobox.runs.interrupts import Interrupted, Interrupts, reaches
@@ -21,8 +22,9 @@ from reprobox.runs.logs import RunLogs
 from reprobox.runs.manifest import Outcome, now
 from reprobox.runs.plan import write_box_files
 from reprobox.runs.secrets import write_secrets
-from reprobox.runs.store import HANDED_OVER
+from reprobox.runs.store import HANDED_OVER, SELFTEST_FAILED
 from reprobox.runs.streams import Input, Output, Terminal
+from reprobox.selftest.proof import Subject, prove
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -100,6 +102,18 @@ def execute(plan: RunPlan, engine: Engine, record: RunRecord, manifest: dict[str
                 outside.say(f"left to itself; `reprobox runs attach {record.id}` comes back to it")
                 return 0
             logs.close()
+        except SelfTestError as error:
+            finish(record, manifest)
+            update(
+                outcome=str(Outcome.REFUSED),
+                stage=SELFTEST_FAILED,
+                end=now(),
+                exit_code=error.exit_code,
+                exit_code_of="reprobox",
+                message=str(error),
+                self_test={"verdict": "failed", "failures": error.failures},
+            )
+            raise
         except Interrupted as error:
             code = SIGNAL_BASE + error.number
             finish(record, manifest)
@@ -142,6 +156,7 @@ def _run(
 ) -> Exit | None:
     """Make the box, start it and stay with it to its end; return ``None`` where it was left to itself."""
     interrupts, request = outside.interrupts, plan.request
+    update(self_test=_prove(plan, engine, record, outside))
     write_box_files(record.box_folder, plan.recipe, request.owner)
     if plan.secrets is not None:
         write_secrets(record, plan.secrets, request.secrets, request.owner)
@@ -185,6 +200,29 @@ def _run(
             "the engine does not answer, so the command could not be killed and may still run",
             remedy=f"see to the engine; `reprobox runs stop {record.id}` then ends the command",
         )
+
+
+def _prove(plan: RunPlan, engine: Engine, record: RunRecord, outside: Outside) -> dict[str, Any]:
+    """See that this machine gives the same bits, now or by a certificate; return what the manifest says of it.
+
+    :raises SelfTestError: when it does not: the command is not started.
+    """
+    request = plan.request
+    subject = Subject(
+        engine=engine,
+        image=plan.image,
+        recipe=plan.recipe,
+        gpus=request.gpus,
+        driver=plan.driver,
+        environment=request.environment,
+        hides_gpus=engine.isolates or request.gpus_were_asked_for,
+    )
+    proof = prove(subject, request.selftest, outside.say, outside.interrupts.raise_if_pending)
+    if (line := proof.summary()) is not None:
+        outside.say(line)
+    if proof.certificate is not None:
+        write_json(record.folder / "selftest.json", proof.certificate.to_json())
+    return proof.to_json()
 
 
 def _make_caches(plan: RunPlan) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from reprobox import __version__
 from reprobox.engines import EngineName
-from reprobox.runs.hashes import file_hashes
 from reprobox.host import git_facts, host_facts
+from reprobox.runs.hashes import file_hashes
 from reprobox.runs.plan import options_to_json
 from reprobox.runs.redaction import redacted, redacted_words
 
@@ -50,7 +50,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def first_manifest(plan: RunPlan, engine: EngineInfo, gpus: tuple[Gpu, ...], driver: str | None) -> dict[str, Any]:
+def first_manifest(plan: RunPlan, engine: EngineInfo, gpus: tuple[Gpu, ...]) -> dict[str, Any]:
     """Return the manifest of a planned run: valid from its first moment, completed as the run goes on."""
     request, box = plan.request, plan.box
     image = plan.image
@@ -77,7 +77,7 @@ def first_manifest(plan: RunPlan, engine: EngineInfo, gpus: tuple[Gpu, ...], dri
         },
         "engine": {"name": engine.name, "version": engine.version, **engine.details},
         "host": host_facts(),
-        "gpus": {"driver": driver, "devices": [{"index": g.index, "uuid": g.uuid, "name": g.name} for g in gpus]},
+        "gpus": {"driver": plan.driver, "devices": [{"index": g.index, "uuid": g.uuid, "name": g.name} for g in gpus]},
         "git": git_facts(request.project.root),
         "environment": redacted(request.environment),
         "secrets": sorted(request.secrets),
@@ -90,7 +90,7 @@ def first_manifest(plan: RunPlan, engine: EngineInfo, gpus: tuple[Gpu, ...], dri
         "user": box.user or f"{os.getuid()}:{os.getgid()}",
         "options": options_to_json(box),
         "detached": request.detached,
-        "self_test": "off",
+        "self_test": None,
         "inputs": file_hashes(request.project.root, request.inputs),
         "outputs": dict.fromkeys(request.outputs),
         "planned": now(),

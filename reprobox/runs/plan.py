@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reprobox.engines import RUN_LABEL, BoxOptions, BoxSpec, EngineName, ImageInfo, Mount
-from reprobox.errors import BoxError, UsageError
+from reprobox.errors import BoxError, ImageNotFound, UsageError
 from reprobox.project import WORKSPACE, Project
 from reprobox.recipe import Profile, Recipe, SelfTest, draw_seed, world_size
 from reprobox.runs.mounts import BOX_HOME
@@ -36,6 +36,7 @@ class RunRequest:
     and group id, the caller's own by default. ``secrets`` maps names to what no record may hold. ``inputs`` and
     ``outputs`` are paths in the project whose hashes are recorded before and after. ``cache`` names a cache of
     downloaded models and the like that runs share. ``log`` says whether the output is kept beside the record.
+    ``selftest`` says when the determinism self-test comes before the command.
     ``container_flags`` are the flags typed that only a container can follow.
     """
 
@@ -64,6 +65,7 @@ class RunRequest:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     log: bool = True
+    selftest: SelfTest = SelfTest.AUTO
     container_flags: tuple[str, ...] = ()
     quiet: bool = False
 
@@ -77,8 +79,9 @@ class RunRequest:
 class RunPlan:
     """Everything that will happen: the recipe with its seed, the box, and what the record says of them.
 
-    ``caches`` are the folders of this machine that runs share, made if missing: what Inductor and Triton compiled, and
-    the named cache. ``secrets`` is where the box's secrets are handed over, or ``None`` where there are none.
+    ``driver`` is the NVIDIA driver's version. ``caches`` are the folders of this machine that runs share, made if
+    missing: what Inductor and Triton compiled, and the named cache. ``secrets`` is where the box's secrets are handed
+    over, or ``None`` where there are none.
     """
 
     run_id: str
@@ -87,6 +90,7 @@ class RunPlan:
     seed_was_drawn: bool
     image: ImageInfo | None
     box: BoxSpec
+    driver: str | None = None
     caches: tuple[Path, ...] = ()
     secrets: Path | None = None
 
@@ -112,10 +116,13 @@ class RunPlan:
             "environment": sorted(self.request.environment),
             "secrets": sorted(self.request.secrets),
             "options": options_to_json(box),
+            "self_test": str(self.request.selftest),
         }
 
 
-def make_plan(request: RunRequest, run_id: str, run_folder: Path, image: ImageInfo | None) -> RunPlan:
+def make_plan(
+    request: RunRequest, run_id: str, run_folder: Path, image: ImageInfo | None, driver: str | None = None
+) -> RunPlan:
     """Turn a request into a plan. Nothing is written or started.
 
     :param run_folder: where the run's record will be (made before the plan is carried out).
@@ -169,6 +176,7 @@ def make_plan(request: RunRequest, run_id: str, run_folder: Path, image: ImageIn
         seed_was_drawn=drawn,
         image=image,
         box=box,
+        driver=driver,
         caches=tuple(caches.values()),
         secrets=secrets,
     )
@@ -222,6 +230,11 @@ def _container(
     secrets: Path | None,
 ) -> BoxSpec:
     _refuse_what_is_no_text(request)
+    if secrets is not None and image is not None and image.labels.get("reprobox.box-protocol") == "1":
+        raise ImageNotFound(
+            f"{request.image} was built before boxes could be given secrets",
+            remedy="build it again with `reprobox build`",
+        )
     uid, gid = request.owner
     user = user_name(uid)
     home = {"HOME": BOX_HOME, "USER": user, "LOGNAME": user}

@@ -89,6 +89,7 @@ def parse_request(
         inputs=tuple(_input(text, project) for text in texts("input")),
         outputs=tuple(parse_artefact(text, project, "--output") for text in texts("output")),
         log=values.get("log") is not False,
+        selftest=settings.value("selftest"),
         container_flags=container_flags,
         quiet=settings.value("quiet"),
     )

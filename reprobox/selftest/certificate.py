@@ -71,7 +71,8 @@ class Certificate:
         def check(holds: bool, what: str) -> None:
             if not holds:
                 raise CertificateError(
-                    f"{name} is no certificate of this reprobox ({what})", remedy="make it again with `reprobox selftest`"
+                    f"{name} is no certificate of this reprobox ({what})",
+                    remedy="make it again with `reprobox selftest`",
                 )
 
         check(isinstance(document, dict), "not a JSON object")
@@ -109,12 +110,15 @@ class Certificate:
             write_json(path, self.to_json())
         except OSError as error:
             raise CertificateError(
-                f"the certificate cannot be written to {path} ({error.strerror})", remedy="name a file that you may write"
+                f"the certificate cannot be written to {path} ({error.strerror})",
+                remedy="name a file that you may write",
             ) from error
 
 
 def _is_case(case: Any) -> bool:
-    if not isinstance(case, dict) or not all(isinstance(case.get(k), str) for k in ("name", "device", "dtype", "verdict")):
+    if not isinstance(case, dict) or not all(
+        isinstance(case.get(k), str) for k in ("name", "device", "dtype", "verdict")
+    ):
         return False
     if case["verdict"] not in ("same", "different", "unsupported"):
         return False
@@ -155,7 +159,10 @@ def find(fingerprint: Mapping[str, Any], tier: Tier = "start") -> Certificate | 
 
 
 def keep(certificate: Certificate) -> None:
-    """Keep ``certificate`` for later starts; one of a few chosen cases is not kept. :raises CertificateError:"""
+    """Keep ``certificate`` for later starts; one of a few chosen cases is not kept.
+
+    :raises CertificateError: when it cannot be written.
+    """
     if certificate.tier != "custom":
         home = _home()
         try:

@@ -90,12 +90,12 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str,
     """Return what two fingerprints say differently, by dotted name."""
     flat = [dict(_flat(document)) for document in (ours, theirs)]
     names = sorted(flat[0].keys() | flat[1].keys())
-    return {
-        name: (flat[0].get(name), flat[1].get(name)) for name in names if flat[0].get(name) != flat[1].get(name)
-    }
+    return {name: (flat[0].get(name), flat[1].get(name)) for name in names if flat[0].get(name) != flat[1].get(name)}
 
 
 def _flat(document: Any, prefix: str = "") -> list[tuple[str, Any]]:
     if isinstance(document, dict) and document:
-        return [pair for name, value in document.items() for pair in _flat(value, f"{prefix}.{name}" if prefix else name)]
+        return [
+            pair for name, value in document.items() for pair in _flat(value, f"{prefix}.{name}" if prefix else name)
+        ]
     return [(prefix, document)]

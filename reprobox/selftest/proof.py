@@ -124,6 +124,7 @@ def failed(document: Mapping[str, Any]) -> SelfTestError:
         f"the self-test failed, so the command was not started: {failures[0]}{more}",
         remedy="see `reprobox selftest` for every case; --profile warn or --self-test off runs the command all the same",
         detail="\n".join(failures),
+        failures=failures,
     )
 
 
@@ -161,17 +162,23 @@ def carry_out(
         ended = box.wait()
     if ended.code == NO_TORCH or (ended.code in _CANNOT and not output):
         return None
-    try:
-        document: dict[str, Any] = json.loads(output)
-        if document["schema"] != "reprobox.selftest/1":
-            raise ValueError(document["schema"])
-    except (ValueError, KeyError, TypeError) as error:
+    document = _parsed(output)
+    if document is None:
         raise SelfTestError(
             f"the self-test ended with exit code {ended.code} and no result: {errors.last()}",
             remedy="see what `reprobox --debug selftest` says, or use --self-test off",
             detail="\n".join(errors.rest),
-        ) from error
+        )
     return document
+
+
+def _parsed(output: bytes | bytearray) -> dict[str, Any] | None:
+    try:
+        document = json.loads(output)
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(document, dict) and document.get("schema") == "reprobox.selftest/1" and "passed" in document
+    return document if whole else None
 
 
 class _Lines:

@@ -1,4 +1,4 @@
-"""The determinism self-test: does this machine, with this image and recipe, give the same bits again?
+"""The determinism self-test: whether this machine, with this image and recipe, gives the same bits again.
 
 ``cases`` is the table of what is computed, ``knobs`` reads the recipe back, ``measure`` turns tensors into what two
 machines can compare, ``canary`` shows that the comparison can fail, ``runner`` brings them together in two processes.

@@ -41,7 +41,7 @@ def unseeded_draw(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _entropy() -> bytes:
-    with open("/dev/urandom", "rb") as source:  # noqa: PTH123  # not os.urandom: the hook notes that in the receipt
+    with open("/dev/urandom", "rb") as source:  # not os.urandom: the hook notes that in the receipt
         return source.read(6)
 
 

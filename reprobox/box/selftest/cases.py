@@ -33,10 +33,10 @@ class Bench:
     Inputs are drawn on the CPU as whole numbers and scaled exactly, so that they are the same on every device and CPU.
     """
 
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, device: torch.device, dtype: torch.dtype, seed: int = SEED) -> None:
         self.device = device
         self.dtype = dtype
-        self._generator = torch.Generator().manual_seed(SEED)
+        self._generator = torch.Generator().manual_seed(seed)
 
     def values(self, *shape: int, grad: bool = False) -> torch.Tensor:
         """Return numbers in [-1, 1) of ``shape``, in the case's dtype."""
@@ -282,8 +282,8 @@ def fractional_pool(bench: Bench) -> Tensors:
 def ctc_loss(bench: Bench) -> Tensors:
     logits = bench.values(60, 8, 20, grad=True)
     targets = bench.integers(19, 8, 12) + 1
-    lengths = torch.full((8,), 60), torch.full((8,), 12)
-    loss = F.ctc_loss(logits.log_softmax(2), targets, *(n.to(bench.device) for n in lengths), reduction="none")
+    inputs, outputs = torch.full((8,), 60).to(bench.device), torch.full((8,), 12).to(bench.device)
+    loss = F.ctc_loss(logits.log_softmax(2), targets, inputs, outputs, reduction="none")
     return bench.backward(loss, logits)
 
 
@@ -378,7 +378,7 @@ def compiled_block(bench: Bench) -> Tensors:
     return bench.backward(block(x, w), x, w)
 
 
-class _Augmented(torch.utils.data.Dataset):  # type: ignore[type-arg]
+class _Augmented(torch.utils.data.Dataset):
     """Noise and flips from the workers' own generators."""
 
     def __len__(self) -> int:

@@ -69,8 +69,7 @@ def rank_main(rank: int, world: int, store: str, backend: str) -> int:
     dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=world)
     results = []
     for _ in range(TIMES):
-        bench = Bench(device, torch.float32)
-        bench._generator.manual_seed(SEED + rank)
+        bench = Bench(device, torch.float32, SEED + rank)
         tensors = [bench.values(size) for size in SIZES]
         for tensor in tensors:
             dist.all_reduce(tensor)

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from reprobox.recipe import KNOBS, IMAGE_ENVIRONMENT
+from reprobox.recipe import IMAGE_ENVIRONMENT, KNOBS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

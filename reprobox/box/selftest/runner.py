@@ -27,7 +27,7 @@ from reprobox.box.selftest.canary import missed_canaries
 from reprobox.box.selftest.cases import CASES, Bench, Case
 from reprobox.box.selftest.knobs import read_knobs
 from reprobox.box.selftest.measure import Measured, measure
-from reprobox.recipe import RANK_VARIABLES, BoxSettings, Profile
+from reprobox.recipe import RANK_VARIABLES, BoxSettings, Profile, Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -81,18 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.rank is not None:
         return collective.rank_main(options.rank, options.world, options.store, options.backend)
     settings = BoxSettings.parse(os.environ)
-    rank = seeding.rank(os.environ, RANK_VARIABLES) or 0
-    seed = (
-        seeding.process_seed({"seed": settings.recipe.seed, "rank_seeds": str(settings.recipe.rank_seeds)})
-        if rank
-        else settings.recipe.seed
-    )
-    knobs = read_knobs(torch, settings.recipe, seed or 0) if not options.second else []
+    knobs = [] if options.second else read_knobs(torch, settings.recipe, _own_seed(settings.recipe))
     devices = [torch.device(f"cuda:{i}") for i in range(torch.cuda.device_count())] or [torch.device("cpu")]
     chosen = [Result(case=case, device=device) for device in devices for case in _choose(options, device.type)]
     if options.second:
         return _second(chosen)
-    with _second_process(options, argv) as second:
+    with _second_process(argv) as second:
         for result in _progress(chosen, quiet=options.quiet):
             _run(result, options.repeat)
         if options.tier == "full" and not options.cases:
@@ -113,6 +107,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for name, kind in (("--rank", int), ("--world", int), ("--store", str), ("--backend", str)):
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
+
+
+def _own_seed(recipe: Recipe) -> int:
+    """Return this process's seed: the recipe's, moved by a launcher's rank."""
+    words = {"seed": str(recipe.seed or 0), "rank_seeds": str(recipe.rank_seeds), "ranks": ",".join(RANK_VARIABLES)}
+    return int(seeding.process_seed(words))
 
 
 def _choose(options: argparse.Namespace, kind: str) -> list[Case]:
@@ -166,7 +166,7 @@ def _compare(results: Sequence[Result], second: dict[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def _second_process(options: argparse.Namespace, argv: Sequence[str] | None) -> Iterator[Any]:
+def _second_process(argv: Sequence[str] | None) -> Iterator[Any]:
     arguments = [*(sys.argv[1:] if argv is None else argv), "--second"]
     process = subprocess.Popen([sys.executable, LAUNCHER, *arguments], stdout=subprocess.PIPE)
 
