@@ -197,5 +197,7 @@ class RunCommand(TyperCommand):
             if record is not None:
                 groups[getattr(parameter, "rich_help_panel", None) or THIS_RUN].append(record)
         for title, records in groups.items():
+            if not records:
+                continue
             with formatter.section(title):
                 formatter.write_dl(records)

@@ -12,7 +12,9 @@ import typer
 from reprobox.cli.choice import find_subject
 from reprobox.cli.console import BuildConsole, say
 from reprobox.cli.flags import FLAGS, RunCommand, takes
-from reprobox.errors import SelfTestError, UsageError
+from reprobox.errors import CertificateError, SelfTestError, UsageError
+from reprobox.runs.execute import SIGNAL_BASE
+from reprobox.runs.interrupts import Interrupted, Interrupts
 from reprobox.selftest.certificate import Certificate, Comparison, Tolerance, compare, keep
 from reprobox.selftest.proof import carry_out
 
@@ -61,21 +63,21 @@ def selftest(
         raise UsageError("--tolerance says how close another certificate must be", remedy="add --against FILE")
     theirs = None if against is None else Certificate.read(Path(against))
     subject = find_subject(values)
-    with BuildConsole(quiet=bool(as_json)) as console:
-        document = carry_out(
-            subject,
-            tier="full",
-            repeat=times,
-            cases=cases or "",
-            progress=lambda _case, done, total: console.progress("self-test", done, total),
-        )
+    try:
+        with Interrupts(say) as interrupts, BuildConsole(quiet=bool(as_json)) as console:
+            document = carry_out(
+                subject,
+                tier="full",
+                repeat=times,
+                cases=cases or "",
+                check=interrupts.raise_if_pending,
+                progress=lambda _case, done, total: console.progress("self-test", done, total),
+            )
+    except Interrupted as error:
+        return SIGNAL_BASE + error.number
     if document is None:
         raise SelfTestError("there is no torch to test", remedy="choose another --image, or install torch")
     certificate = Certificate.of(document, subject.fingerprint) if document["passed"] else None
-    if certificate is not None:
-        keep(certificate)
-    if save is not None and certificate is not None:
-        certificate.save(Path(save))
     comparison = None if theirs is None or certificate is None else compare(certificate, theirs, allowed)
     if as_json:
         extra = {} if comparison is None else {"comparison": comparison.to_json()}
@@ -90,7 +92,25 @@ def selftest(
             _print_comparison(comparison, whole=not cases)
     for failure in document["failures"]:
         say(f"self-test: {failure}")
+    _keep(certificate, save)
     return int(not document["passed"] or (comparison is not None and comparison.differs))
+
+
+def _keep(certificate: Certificate | None, save: str | None) -> None:
+    """Keep the certificate for later starts, and write it to where it was asked for.
+
+    :raises CertificateError: when it cannot be written to where it was asked for.
+    """
+    if certificate is None:
+        if save is not None:
+            say(f"nothing is written to {save}: a self-test that failed has no certificate")
+        return
+    try:
+        keep(certificate)
+    except CertificateError as error:
+        say(f"the certificate is not kept: {error}")
+    if save is not None:
+        certificate.save(Path(save))
 
 
 def _repeat(text: str | None) -> int:

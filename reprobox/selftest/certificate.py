@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from platformdirs import user_cache_path
 
 from reprobox.errors import CertificateError
 from reprobox.files import write_json
+from reprobox.recipe import Profile
 from reprobox.selftest.fingerprint import differences, key
 
 if TYPE_CHECKING:
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Agreement", "Certificate", "Comparison", "Tolerance", "compare", "find", "keep"]
 
 SCHEMA = "reprobox.certificate/1"
-DIGEST_LENGTH = 32
+SAMPLES = 16
+"""How many elements a case keeps (``box.selftest.measure.POSITIONS``, whose module takes torch)."""
 
 Tier = Literal["start", "full", "custom"]
 
@@ -40,7 +43,9 @@ class Certificate:
     def of(cls, document: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> Certificate:
         """Make the certificate of a self-test's ``document``. :raises CertificateError: when the test did not pass."""
         if not document.get("passed"):
-            raise CertificateError("a self-test that failed has no certificate")
+            raise CertificateError(
+                "a self-test that failed has no certificate", remedy="see what failed with `reprobox selftest`"
+            )
         return cls.parse(
             {
                 "schema": SCHEMA,
@@ -80,11 +85,13 @@ class Certificate:
         check(isinstance(document.get("fingerprint"), dict), "it has no fingerprint")
         check(isinstance(document.get("box"), dict), "it does not say which libraries it was made with")
         check(document.get("tier") in ("start", "full", "custom"), "its tier is unknown")
-        check(isinstance(document.get("date"), str), "it has no date")
+        check(_is_date(document.get("date")), "it has no date")
         cases = document.get("cases")
         check(isinstance(cases, list) and bool(cases), "it has no cases")
         for case in cases:
             check(_is_case(case), "one of its cases is malformed")
+        strict = document["fingerprint"].get("profile") == Profile.STRICT
+        check(not strict or all(case["verdict"] != "different" for case in cases), "it is of a test that failed")
         return cls(
             fingerprint=document["fingerprint"],
             box=document["box"],
@@ -124,16 +131,29 @@ def _is_case(case: Any) -> bool:
         return False
     if case["verdict"] == "unsupported":
         return True
-    numbers = [case.get("norm"), case.get("max_abs"), *(case.get("sample") or ["missing"])]
-    return isinstance(case.get("digest"), str) and len(case["digest"]) == DIGEST_LENGTH and all(map(_is_hex, numbers))
+    digest, sample = case.get("digest"), case.get("sample")
+    return (
+        isinstance(digest, str)
+        and re.fullmatch(r"[0-9a-f]{32}", digest) is not None
+        and isinstance(sample, list)
+        and len(sample) == SAMPLES
+        and all(map(_is_number, (case.get("norm"), case.get("max_abs"), *sample)))
+    )
 
 
-def _is_hex(text: Any) -> bool:
+def _is_number(text: Any) -> bool:
+    """Say whether ``text`` is a float as ``float.hex`` writes it."""
     try:
-        float.fromhex(text)
-    except (TypeError, ValueError, OverflowError):
+        return isinstance(text, str) and float.fromhex(text).hex() == text
+    except (ValueError, OverflowError):
         return False
-    return True
+
+
+def _is_date(text: Any) -> bool:
+    try:
+        return isinstance(text, str) and len(text) >= len("2000-01-01") and bool(datetime.fromisoformat(text))
+    except ValueError:
+        return False
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------
@@ -188,15 +208,17 @@ class Tolerance:
         """Say whether ``ours`` is close to ``theirs``; not-a-number is close to itself alone."""
         if ours == theirs or (math.isnan(ours) and math.isnan(theirs)):
             return True
-        return abs(ours - theirs) <= self.atol + self.rtol * abs(theirs)
+        finite = math.isfinite(ours) and math.isfinite(theirs)
+        return finite and abs(ours - theirs) <= self.atol + self.rtol * abs(theirs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Two certificates side by side.
 
-    ``cases`` holds, per case, how it compares and the largest deviation among the numbers kept (absolute; ``None`` where
-    one side has none). ``fingerprints`` is what the two were made on, where that differs.
+    ``cases`` holds, per case, how it compares and the largest deviation among the numbers kept (absolute; infinite where
+    one alone is not a number; ``None`` where one side has none). ``fingerprints`` is what the two were made on, where
+    that differs.
     """
 
     cases: tuple[tuple[str, Agreement, float | None], ...]
@@ -211,7 +233,11 @@ class Comparison:
         """Return the comparison as `--json` prints it."""
         return {
             "differs": self.differs,
-            "cases": [{"case": name, "agreement": a, "largest_deviation": d} for name, a, d in self.cases],
+            "cases": [
+                # JSON has no infinity
+                {"case": name, "agreement": a, "largest_deviation": "inf" if d == math.inf else d}
+                for name, a, d in self.cases
+            ],
             "fingerprint_differences": {name: list(pair) for name, pair in self.fingerprints.items()},
         }
 
@@ -238,11 +264,18 @@ def _compare_case(
     if mine["digest"] == other["digest"]:
         return "agree", 0.0
     pairs = list(zip(_numbers(mine), _numbers(other), strict=False))
-    deviation = max(abs(a - b) for a, b in pairs)
+    deviation = max(_deviation(a, b) for a, b in pairs)
     # Equal numbers of unequal tensors: what differs is not among the few that are kept.
     exact = tolerance.atol == tolerance.rtol == 0
     close = not exact and all(tolerance.allows(a, b) for a, b in pairs)
     return ("close" if close else "differ"), deviation
+
+
+def _deviation(ours: float, theirs: float) -> float:
+    if ours == theirs or (math.isnan(ours) and math.isnan(theirs)):
+        return 0.0
+    apart = abs(ours - theirs)
+    return math.inf if math.isnan(apart) else apart
 
 
 def _numbers(case: Mapping[str, Any]) -> list[float]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from reprobox.gpus import Gpu
     from reprobox.recipe import Recipe
 
-__all__ = ["differences", "fingerprint", "relevant_environment"]
+__all__ = ["differences", "fingerprint", "is_certain", "relevant_environment"]
 
 _RELEVANT = re.compile(
     r"PYTHONHASHSEED|(?:TORCH|TORCHINDUCTOR|PYTORCH|CUDA|CUBLAS|CUBLASLT|CUDNN|NCCL|NVIDIA|NVTE|OMP|MKL|OPENBLAS|KMP|GOMP|ATEN"
@@ -28,12 +28,20 @@ _RELEVANT = re.compile(
 )
 """Variables that the libraries read: given with -e they go into the self-test's box and into its fingerprint."""
 
-_DISTRIBUTION = re.compile(r"[^/]+\.dist-info")
+_SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|KEY(?!S)|AUTH")
+"""No number depends on these (NVIDIA_API_KEY), and a certificate is a file that people send to each other."""
+
+_LOADER = ("LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONPATH")
+"""Variables by which this machine's own Python, which no image holds, may find other libraries."""
 
 
 def relevant_environment(environment: Mapping[str, str | None]) -> dict[str, str | None]:
     """Return what of ``environment`` the numbers can depend on."""
-    return {name: environment[name] for name in sorted(environment) if _RELEVANT.fullmatch(name)}
+    return {
+        name: environment[name]
+        for name in sorted(environment)
+        if _RELEVANT.fullmatch(name) and not _SECRET.search(name)
+    }
 
 
 def fingerprint(
@@ -45,13 +53,15 @@ def fingerprint(
 ) -> dict[str, Any]:
     """Return the fingerprint: equal for two runs whose self-tests must give the same bits.
 
+    :param environment: what the caller gave; without an image, what is inherited as well.
+
     Seed and rank are not in it (the cases have a seed of their own), nor is the number of cores (threads are fixed).
     """
     host = host_facts()
     return {
         "reprobox": __version__,
         "image_id": None if image is None else image.image_id,
-        "local": _local_python() if image is None else None,
+        "local": _local_python(environment) if image is None else None,
         "profile": str(recipe.profile),
         "threads": recipe.threads,
         "fill": recipe.fill,
@@ -67,18 +77,37 @@ def fingerprint(
     }
 
 
-def _local_python() -> dict[str, Any]:
+def _local_python(environment: Mapping[str, str | None]) -> dict[str, Any]:
     """Return which Python a command would find on this machine, what is installed for it, and which cases there are."""
     found = shutil.which("python") or shutil.which("python3") or ""
-    site = sorted(Path(found).parent.parent.glob("lib/python3*/site-packages/*.dist-info")) if found else []
-    names = [path.name for path in site if _DISTRIBUTION.fullmatch(path.name)]
+    names = [path.name for folder in _libraries(Path(found)) for path in sorted(folder.glob("*.dist-info"))]
     cases = b"".join(path.read_bytes() for path in sorted(Path(reprobox.box.selftest.__file__).parent.glob("*.py")))
     return {
         "python": str(Path(found).resolve()),
         "packages": hashlib.sha256("\n".join(names).encode()).hexdigest(),
         "torch": next((name for name in names if name.startswith("torch-")), None),
         "cases": hashlib.sha256(cases).hexdigest(),
+        "loader": {name: environment[name] for name in _LOADER if environment.get(name)},
     }
+
+
+def is_certain(document: Mapping[str, Any]) -> bool:
+    """Say whether a fingerprint holds which torch it is of; where this machine's own is not found, no earlier test counts."""
+    return document["local"] is None or document["local"]["torch"] is not None
+
+
+def _libraries(python: Path) -> list[Path]:
+    """Return the folders that ``python``, or the one that its venv is of, may have its packages in."""
+    if not python.name:
+        return []
+    prefixes = [python.parent.parent, python.resolve().parent.parent, Path("/usr/local"), Path.home() / ".local"]
+    folders = [
+        folder
+        for prefix in prefixes
+        for kind in ("site-packages", "dist-packages")
+        for folder in sorted(prefix.glob(f"lib/python3*/{kind}"))
+    ]
+    return list(dict.fromkeys(folders))
 
 
 def key(document: Mapping[str, Any]) -> str:
@@ -94,7 +123,7 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str,
 
 
 def _flat(document: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    if isinstance(document, dict) and document:
+    if isinstance(document, dict):
         return [
             pair for name, value in document.items() for pair in _flat(value, f"{prefix}.{name}" if prefix else name)
         ]

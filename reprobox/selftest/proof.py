@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,15 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import reprobox.box.selftest
 from reprobox.engines import RUN_LABEL, BoxSpec
-from reprobox.errors import CertificateError, SelfTestError
+from reprobox.errors import CertificateError, ReproboxError, SelfTestError
 from reprobox.recipe import Profile, Recipe, SelfTest
 from reprobox.selftest.certificate import Certificate, find, keep
-from reprobox.selftest.fingerprint import fingerprint, relevant_environment
+from reprobox.selftest.fingerprint import fingerprint, is_certain, relevant_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-    from reprobox.engines import Engine, ImageInfo, Stream
+    from reprobox.engines import Box, Engine, ImageInfo, Stream
     from reprobox.gpus import Gpu
 
 __all__ = ["SEED", "Proof", "Subject", "carry_out", "prove"]
@@ -32,6 +35,7 @@ NO_TORCH = 3
 """Exit code of the self-test where its Python has no torch."""
 
 _CANNOT = (126, 127)
+CHECK_SECONDS = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +53,12 @@ class Subject:
     @property
     def fingerprint(self) -> dict[str, Any]:
         """See :func:`reprobox.selftest.fingerprint.fingerprint`."""
-        return fingerprint(self.recipe, self.environment, self.image, self.gpus, self.driver)
+        return fingerprint(self.recipe, self.inside, self.image, self.gpus, self.driver)
+
+    @property
+    def inside(self) -> dict[str, str | None]:
+        """The variables that the command gets: the caller's, and without isolation those of this process as well."""
+        return {**({} if self.engine.isolates else os.environ), **self.environment}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +109,7 @@ def prove(
     if mode is SelfTest.OFF or subject.recipe.profile is Profile.OFF:
         return Proof(verdict="off")
     made_on = subject.fingerprint
-    if mode is SelfTest.AUTO and (certificate := find(made_on)) is not None:
+    if mode is SelfTest.AUTO and is_certain(made_on) and (certificate := find(made_on)) is not None:
         return Proof(verdict="certificate", certificate=certificate)
     began = time.monotonic()
     document = carry_out(subject, tier="start", check=check)
@@ -122,7 +131,7 @@ def failed(document: Mapping[str, Any]) -> SelfTestError:
     more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
     return SelfTestError(
         f"the self-test failed, so the command was not started: {failures[0]}{more}",
-        remedy="see `reprobox selftest` for every case; --profile warn or --self-test off runs the command all the same",
+        remedy="see `reprobox selftest` for every case; --self-test off runs the command all the same",
         detail="\n".join(failures),
         failures=failures,
     )
@@ -158,8 +167,10 @@ def carry_out(
         box.attach()
         check()
         box.start()
-        box.stream(write, errors.rest.append)
-        ended = box.wait()
+        with _killed_when_raised(check, box):
+            box.stream(write, errors.rest.append)
+            ended = box.wait()
+        check()
     if ended.code == NO_TORCH or (ended.code in _CANNOT and not output):
         return None
     document = _parsed(output)
@@ -170,6 +181,29 @@ def carry_out(
             detail="\n".join(errors.rest),
         )
     return document
+
+
+@contextlib.contextmanager
+def _killed_when_raised(check: Callable[[], None], box: Box) -> Iterator[None]:
+    """Kill ``box`` once ``check`` raises: a self-test that hangs, or is still importing torch, says nothing for long."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(CHECK_SECONDS):
+            try:
+                check()
+            except BaseException:  # noqa: BLE001  # it is raised again where the self-test is waited for
+                with contextlib.suppress(ReproboxError):
+                    box.signal(signal.SIGKILL)
+                return
+
+    thread = threading.Thread(target=watch, name="reprobox-selftest", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _parsed(output: bytes | bytearray) -> dict[str, Any] | None:
@@ -209,7 +243,7 @@ def _spec(subject: Subject, options: list[str]) -> BoxSpec:
     run_id = f"selftest-{os.getpid()}-{time.time_ns()}"
     launcher = str(Path(reprobox.box.selftest.__file__).with_name("launch.py")) if local else BOX_LAUNCHER
     environment: dict[str, str | None] = {
-        **relevant_environment(subject.environment),
+        **relevant_environment(subject.inside),
         **subject.recipe.with_seed(SEED).to_variables(),
         "REPROBOX_QUIET": "on",
         "REPROBOX_SELFTEST": str(SelfTest.OFF),

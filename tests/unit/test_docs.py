@@ -148,7 +148,7 @@ def test_the_reference_names_the_fields_of_a_plan_a_manifest_and_a_result(tmp_pa
     project = Project(root=tmp_path, directory=tmp_path)
     request = RunRequest(command=("true",), recipe=Recipe(seed=1), engine=EngineName.LOCAL, project=project)
     plan = make_plan(request, "id", tmp_path / "run", None)
-    manifest = first_manifest(plan, EngineInfo(name="local", version="0"), (), None)
+    manifest = first_manifest(plan, EngineInfo(name="local", version="0"), ())
     assert fields_of("reprobox.plan/1") == (plan.to_json().keys() - {"schema"}) | {"knobs"}
     assert fields_of("reprobox.manifest/1") == manifest.keys() | {"out_of_memory"}
     assert fields_of("reprobox.build/1") == {field.name for field in fields(BuildResult)}

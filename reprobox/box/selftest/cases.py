@@ -390,12 +390,11 @@ class _Augmented(torch.utils.data.Dataset):
 
 
 def data_loader(bench: Bench) -> Tensors:
-    """Shuffled batches from two workers that augment."""
-    del bench
+    """Shuffled batches from two workers that augment, on their way to the device."""
     loader = torch.utils.data.DataLoader(
         _Augmented(), batch_size=8, shuffle=True, num_workers=2, multiprocessing_context="fork"
     )
-    return list(loader)
+    return [batch.to(bench.device) for batch in loader]
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -495,6 +494,6 @@ CASES: tuple[Case, ...] = (
     Case(name="adamw fused", run=adamw("fused")),
     Case(name="training step", run=training_step, start=True),
     Case(name="compiled block", run=compiled_block),
-    Case(name="data loader", run=data_loader, only="cpu"),
+    Case(name="data loader", run=data_loader),
 )
 """Every case but the all-reduce, which takes processes of its own (``collective``). At most 15 are of the start tier."""

@@ -84,19 +84,23 @@ def _hash_seed(torch: Any, environment: Mapping[str, str], wanted: str) -> str:
 
 
 def _omp_threads(torch: Any, environment: Mapping[str, str], wanted: str) -> str:
-    del environment, wanted
-    return str(torch.get_num_threads())
+    """Say what torch uses; where it is MKL's number, torch follows that, and what is set is what the rest uses."""
+    del wanted
+    given, used = environment.get("OMP_NUM_THREADS", "unset"), str(torch.get_num_threads())
+    return given if used in (given, environment.get("MKL_NUM_THREADS")) else used
 
 
 def _mkl_threads(torch: Any, environment: Mapping[str, str], wanted: str) -> str:
     lines = [line.partition(":") for line in torch.__config__.parallel_info().splitlines()]
-    found = next((value.strip() for key, _, value in lines if key.strip() == "mkl_get_max_threads()"), None)
-    return found or _variable("MKL_NUM_THREADS")(torch, environment, wanted)
+    used = next((value.strip() for key, _, value in lines if key.strip() == "mkl_get_max_threads()"), None)
+    given = _variable("MKL_NUM_THREADS")(torch, environment, wanted)
+    # Where it is unset MKL takes OpenMP's number, which is no promise: that may be another tomorrow.
+    return given if used in (None, given, environment.get("OMP_NUM_THREADS")) else used
 
 
 def _cpu_capability(torch: Any, environment: Mapping[str, str], wanted: str) -> str:
-    del environment, wanted
-    return str(torch.backends.cpu.get_cpu_capability()).lower()
+    del wanted
+    return str(torch.backends.cpu.get_cpu_capability()).lower() if "ATEN_CPU_CAPABILITY" in environment else "unset"
 
 
 def _random(torch: Any, environment: Mapping[str, str], wanted: str) -> str:
@@ -118,8 +122,10 @@ def _numpy(torch: Any, environment: Mapping[str, str], wanted: str) -> str:
 def _torch_seed(torch: Any, environment: Mapping[str, str], wanted: str) -> str:
     del environment
     expected = torch.Generator().manual_seed(int(wanted)).get_state()
-    devices = range(torch.cuda.device_count())
-    seeds = {torch.initial_seed(), *(torch.cuda.initial_seed() for _ in devices)}
+    seeds = {torch.initial_seed()}
+    if torch.cuda.device_count():
+        torch.cuda.init()  # before it there are no generators
+        seeds |= {generator.initial_seed() for generator in torch.cuda.default_generators}
     if seeds == {int(wanted)} and torch.equal(torch.get_rng_state(), expected):
         return wanted
     return f"{', '.join(map(str, sorted(seeds)))}, or drawn from"

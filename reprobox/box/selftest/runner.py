@@ -17,7 +17,7 @@ import time
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import torch
 
@@ -39,6 +39,9 @@ DEFAULT_REPEAT = 3
 POISON_BYTES = 64 << 20
 NO_DETERMINISTIC_KERNEL = "does not have a deterministic"
 """How PyTorch begins to say so (``torch.use_deterministic_algorithms``), as an error or, under *warn*, as a warning."""
+
+BURN = "import os, sys\nwhile str(os.getppid()) == sys.argv[1]: sum(range(100_000))"
+"""Keeps a core busy for as long as the process lives that started it, whose id it is given."""
 
 NOT_AVAILABLE = ("not implemented for", "No available kernel", "No viable backend", "not compiled with")
 
@@ -81,20 +84,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.rank is not None:
         return collective.rank_main(options.rank, options.world, options.store, options.backend)
     settings = BoxSettings.parse(os.environ)
+    document = _reserved_stdout()
     knobs = [] if options.second else read_knobs(torch, settings.recipe, _own_seed(settings.recipe))
     devices = [torch.device(f"cuda:{i}") for i in range(torch.cuda.device_count())] or [torch.device("cpu")]
     chosen = [Result(case=case, device=device) for device in devices for case in _choose(options, device.type)]
     if options.second:
-        return _second(chosen)
+        return _second(chosen, document)
     with _second_process(argv) as second:
         for result in _progress(chosen, quiet=options.quiet):
             _run(result, options.repeat)
-        if options.tier == "full" and not options.cases:
+        if options.tier == "full" and _is_chosen(collective.CASE, options):
             chosen.append(_all_reduce(devices))
         _compare(chosen, second())
-    document = _document(chosen, [knob.to_json() for knob in knobs], devices, settings.recipe.profile, options)
-    json.dump(document, sys.stdout)
-    return 0 if document["passed"] else 1
+    found = _document(chosen, [knob.to_json() for knob in knobs], devices, settings.recipe.profile, options)
+    with document:
+        json.dump(found, document)
+    return 0 if found["passed"] else 1
+
+
+def _reserved_stdout() -> TextIO:
+    """Return stdout for the document alone; what a library prints (MKL_VERBOSE, NCCL_DEBUG) goes to stderr from now on."""
+    document = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return document
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -116,14 +128,26 @@ def _own_seed(recipe: Recipe) -> int:
 
 
 def _choose(options: argparse.Namespace, kind: str) -> list[Case]:
-    patterns = [pattern for pattern in options.cases.split(",") if pattern]
     return [
         case
         for case in CASES
-        if case.only in (None, kind)
-        and (case.start or options.tier == "full")
-        and (not patterns or any(fnmatch.fnmatchcase(name, p) for p in patterns for name in (case.name, case.id)))
+        if case.only in (None, kind) and (case.start or options.tier == "full") and _is_chosen(case, options)
     ]
+
+
+def _patterns(options: argparse.Namespace) -> list[str]:
+    return [pattern for text in options.cases.split(",") if (pattern := text.strip())]
+
+
+def _is_chosen(case: Case, options: argparse.Namespace) -> bool:
+    patterns = _patterns(options)
+    return not patterns or any(_matches(case.name, case.id, pattern) for pattern in patterns)
+
+
+def _matches(name: str, full_name: str, pattern: str) -> bool:
+    """Say whether ``pattern`` means this case; brackets are those of a case's full name, not a set of characters."""
+    pattern = pattern.replace("[", "[[]")
+    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(full_name, pattern)
 
 
 def _run(result: Result, repeat: int) -> None:
@@ -154,12 +178,15 @@ def _note_error(result: Result, error: Exception) -> None:
 
 def _compare(results: Sequence[Result], second: dict[str, str]) -> None:
     for result in results:
-        if result.verdict != "same" or result.key not in second:
+        if result.verdict != "same" or result.case is collective.CASE:
             continue
-        other = second[result.key]
+        other = second.get(result.key)
         if len(set(result.digests)) > 1:
             result.verdict = "different"
             result.message = f"{len(set(result.digests))} results in {len(result.digests)} repeats of one process"
+        elif other is None:
+            result.verdict = "different"
+            result.message = "another process could not compute it"
         elif other != result.digests[0]:
             result.verdict = "different"
             result.message = "another process, with another memory layout and load, gave another result"
@@ -184,20 +211,22 @@ def _second_process(argv: Sequence[str] | None) -> Iterator[Any]:
             process.wait()
 
 
-def _second(results: Sequence[Result]) -> int:
+def _second(results: Sequence[Result], document: TextIO) -> int:
     with _burning(max(0, len(os.sched_getaffinity(0)) - 1) if len(results) > 20 else 0):
         for result in reversed(results):
             poison = torch.full((POISON_BYTES // 4,), float("nan"), device=result.device)
             del poison  # what the case allocates next has held this
             _run(result, 1)
-    json.dump({result.key: result.digests[0] for result in results if result.digests}, sys.stdout)
+    with document:
+        json.dump({result.key: result.digests[0] for result in results if result.digests}, document)
     return 0
 
 
 @contextlib.contextmanager
 def _burning(processes: int) -> Iterator[None]:
     """Keep ``processes`` cores busy: how work is spread over threads that must wait for a core must not show."""
-    burners = [subprocess.Popen([sys.executable, "-IS", "-c", "while True: pass"]) for _ in range(processes)]
+    command = [sys.executable, "-IS", "-c", BURN, str(os.getpid())]
+    burners = [subprocess.Popen(command) for _ in range(processes)]
     try:
         yield
     finally:
@@ -248,6 +277,9 @@ def _document(
             f"the GPUs seen are {', '.join(visible) or 'none'}, and those asked for {', '.join(wanted) or 'none'}"
         )
     failures += [f"{r.key}: {r.message}" for r in results if _fails(r, profile)]
+    for pattern in _patterns(options):
+        if not any(_matches(r.case.name, r.case.id, pattern) for r in results):
+            failures.append(f"there is no case {pattern!r} on this machine")
     if not results:
         failures.append("no case was run")
     return {
