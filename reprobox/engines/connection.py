@@ -59,7 +59,7 @@ def open_client(
     timeout = _request_timeout()
     try:
         client = make(version="auto", timeout=min(timeout, CONNECT_TIMEOUT_SECONDS))
-    except docker.errors.DockerException as error:
+    except (docker.errors.DockerException, ValueError) as error:  # urllib refuses a malformed address
         raise EngineUnavailable(_why_unavailable(address, error), remedy=remedy, detail=str(error)) from error
     client.api.timeout = timeout  # type: ignore[assignment]  # requests takes fractions of a second
     return client

@@ -13,7 +13,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from reprobox.errors import EngineUnavailable, ReproboxError
+from reprobox.errors import BoxError, EngineUnavailable, ReproboxError
 from reprobox.recipe import Profile
 from reprobox.runs.finish import conclude, finish
 from reprobox.runs.interrupts import Interrupted, Interrupts, reaches
@@ -189,10 +189,16 @@ def _run(
 
 def _make_caches(plan: RunPlan) -> None:
     for folder in plan.caches:
-        if not folder.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            if plan.request.owner[0] != os.getuid():
-                folder.chmod(0o1777)  # the box's user is another (-u), who has a cache of its own
+        try:
+            if not folder.is_dir():
+                folder.mkdir(parents=True, exist_ok=True)
+                if plan.request.owner[0] != os.getuid():
+                    folder.chmod(0o1777)  # the box's user is another (-u), who has a cache of its own
+        except OSError as error:
+            raise BoxError(
+                f"the cache folder {folder} cannot be made ({error.strerror})",
+                remedy="set XDG_CACHE_HOME to a folder that you may write",
+            ) from error
 
 
 @contextlib.contextmanager

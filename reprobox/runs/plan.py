@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ __all__ = ["BOX_HOME", "BOX_RUN_DIR", "RUN_LABEL", "RunPlan", "RunRequest", "mak
 BOX_RUN_DIR = "/run/reprobox/run"
 BOX_CACHE = "/run/reprobox/cache"
 BOX_NAMED_CACHE = "/run/reprobox/named"
+
+_NO_TEXT = re.compile(r"[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +224,6 @@ def _container(
     caches: Mapping[str, Path],
     secrets: Path | None,
 ) -> BoxSpec:
-    _refuse_what_is_no_text(request)
     uid, gid = request.owner
     user = user_name(uid)
     home = {"HOME": BOX_HOME, "USER": user, "LOGNAME": user}
@@ -244,7 +246,7 @@ def _container(
     # A mount inside another must come after it.
     mounts = sorted(mounts, key=lambda mount: mount.target.count("/"))
     scratch = {path: options for path, options in _scratch(uid, gid).items() if path not in taken}
-    return BoxSpec(
+    box = BoxSpec(
         run_id=run_id,
         name=name,
         image=None if image is None else image.engine_id,
@@ -266,6 +268,8 @@ def _container(
         log=request.log,
         options=request.options,
     )
+    _refuse_what_is_no_text(box)
+    return box
 
 
 def _guarded_records(mounts: Sequence[Mount], theirs: Sequence[Mount], records: Path) -> list[Mount]:
@@ -289,13 +293,15 @@ def _guarded_records(mounts: Sequence[Mount], theirs: Sequence[Mount], records: 
     ]
 
 
-def _refuse_what_is_no_text(request: RunRequest) -> None:
+def _refuse_what_is_no_text(box: BoxSpec) -> None:
     """Refuse what the engine's API, which is JSON, would quietly turn into replacement characters."""
-    for word in [*request.command, *_given(request.environment).values()]:
-        if any("\ud800" <= character <= "\udfff" for character in word):
+    sources = (mount.source for mount in box.mounts)
+    for word in (*box.command, *_given(box.environment).values(), box.directory, *sources):
+        if character := _NO_TEXT.search(word):
+            what = "a NUL byte" if character[0] == "\0" else "bytes that are no UTF-8"
             raise UsageError(
-                f"{word!a} holds bytes that are no UTF-8, which a container engine cannot hand on",
-                remedy="give it in a file, or use --engine local",
+                f"{word!a} holds {what}, which a container engine cannot hand on",
+                remedy="give it in a file, or under another name, or use --engine local",
             )
 
 

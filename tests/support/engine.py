@@ -29,5 +29,7 @@ def built_image(client):
 def boxes_left(client, run_ids):
     """Containers of these runs that are still there, whatever their state."""
     return [
-        c.name for c in client.containers.list(all=True, filters={"label": RUN_LABEL}, ignore_removed=True) if c.labels[RUN_LABEL] in run_ids
+        c.name
+        for c in client.containers.list(all=True, filters={"label": RUN_LABEL}, ignore_removed=True)
+        if c.labels[RUN_LABEL] in run_ids
     ]

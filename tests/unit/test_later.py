@@ -250,6 +250,7 @@ def test_a_box_that_is_gone_is_a_run_that_is_lost(project, capfd):
     record = project.run(ended=False)
     assert listed(capfd)[record.id]["outcome"] == "lost"
     assert run_app(["runs", "wait"]) == 125
+    assert capfd.readouterr() == ("", f"reprobox: {record.manifest()['message']}\n")
 
 
 def test_a_box_that_was_never_started_is_a_failure_and_is_removed(project, capfd):
