@@ -25,7 +25,7 @@ CONNECT_TIMEOUT_SECONDS = 20.0
 
 
 _UNAVAILABLE_REMEDY = (
-    "start it (systemctl start docker, or dockerd), point DOCKER_HOST at one that runs, or use --engine podman or local"
+    "start it (systemctl start docker, or dockerd), point DOCKER_HOST at one that runs, or use --engine podman or --engine local"
 )
 
 
