@@ -1,7 +1,8 @@
-"""Files other programs read: written whole or not at all."""
+"""Files other programs read, written whole or not at all; files that somebody named, read up to a limit."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -11,7 +12,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["write_atomically", "write_json"]
+__all__ = ["read_at_most", "write_atomically", "write_json"]
+
+
+def read_at_most(path: Path, largest: int) -> bytes:
+    """Read a file that somebody named, which may have no end, as /dev/zero.
+
+    :raises OSError: when it cannot be read, or holds more than ``largest`` bytes.
+    """
+    with path.open("rb") as file:
+        data = file.read(largest + 1)
+    if len(data) > largest:
+        raise OSError(errno.EFBIG, f"it is larger than {largest >> 20} MiB")
+    return data
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:

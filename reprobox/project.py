@@ -81,6 +81,7 @@ def _marks_a_project(folder: Path) -> bool:
     if not pyproject.is_file():
         return False
     try:
-        return "reprobox" in tomllib.loads(pyproject.read_text(encoding="utf-8")).get("tool", {})
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        return False
+        tool = tomllib.loads(pyproject.read_text(encoding="utf-8")).get("tool")
+    except (OSError, ValueError, RecursionError):
+        return False  # not readable, not UTF-8, not TOML, a number too long, or nested too deeply
+    return isinstance(tool, dict) and "reprobox" in tool

@@ -555,7 +555,7 @@ def world_size(environment: Mapping[str, str]) -> int:
     """Return the number of ranks the launcher announces in ``environment``, or 1."""
     for name in WORLD_SIZE_VARIABLES:
         value = environment.get(name, "")
-        if re.fullmatch(r"[0-9]+", value):
+        if re.fullmatch(r"[0-9]{1,18}", value):
             return int(value)
     return 1
 

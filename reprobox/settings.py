@@ -221,7 +221,7 @@ class Settings:
             return Resolved(value=value, origin=Origin.ENVIRONMENT)
         key = setting.name.replace("_", "-")
         if key in self._file:
-            return Resolved(value=_parse(setting, _as_text(self._file[key]), key), origin=Origin.PROJECT)
+            return Resolved(value=_parse(setting, _as_text(self._file[key], setting, key), key), origin=Origin.PROJECT)
         return Resolved(value=setting.default, origin=Origin.DEFAULT)
 
     def value(self, name: str) -> Any:
@@ -247,8 +247,14 @@ def _parse(setting: Setting[T], text: str, name: str) -> T:
         raise UsageError(error.message, remedy=error.remedy) from error
 
 
-def _as_text(value: object) -> str:
-    return (switch_text(value) or "") if isinstance(value, bool) else str(value)
+def _as_text(value: object, setting: Setting[Any], key: str) -> str:
+    """Return a value of the project file as the text that would be typed for it."""
+    if isinstance(value, bool):
+        if isinstance(setting.default, bool):
+            return switch_text(value) or ""
+    elif isinstance(value, str | float) or (isinstance(value, int) and value.bit_length() <= 64):  # all that TOML has
+        return str(value)
+    raise UsageError(f"{key} cannot be this {type(value).__name__} of the project file", remedy=f"give {setting.help}")
 
 
 def _read_project_file(root: Path) -> Mapping[str, object]:
@@ -258,11 +264,19 @@ def _read_project_file(root: Path) -> Mapping[str, object]:
         return {}
     try:
         document: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # a number too long or nesting too deep is no TOML error
         if path == shared:
             return {}  # a pyproject.toml that is not TOML is for others to complain about
-        raise UsageError(f"{path} is not valid TOML ({error})", remedy="correct it") from error
-    table = document if path == own else document.get("tool", {}).get("reprobox", {})
+        what = "cannot be read" if isinstance(error, OSError) else "is not valid TOML"
+        raise UsageError(f"{path} {what} ({error})", remedy="correct it") from error
+    table: Any = document
+    if path == shared:
+        tool = document.get("tool")
+        table = tool.get("reprobox", {}) if isinstance(tool, dict) else {}
+    if not isinstance(table, dict):
+        raise UsageError(
+            f"tool.reprobox in {path} is no table", remedy="write it as [tool.reprobox] and KEY = VALUE lines"
+        )
     keys = [setting.name.replace("_", "-") for setting in SETTINGS]
     for key in table:
         if key not in keys:

@@ -44,6 +44,14 @@ class _LazyGroup(TyperGroup):
         command.name = cmd_name
         return command
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or args[0].startswith("-") or ctx.resilient_parsing:
+            return super().parse_args(ctx, args)
+        # A command at once: typer would import pydantic, a tenth of a short run, to find our own options unset.
+        ctx.params = {"version": False, "debug": False}
+        ctx._protected_args, ctx.args = args[:1], args[1:]  # noqa: SLF001  # as the base class leaves them
+        return list(ctx.args)
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         del ctx
         with formatter.section("Commands"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 import time
 from typing import TYPE_CHECKING, Self
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from rich.console import Console
     from rich.progress import Progress, TaskID
 
-__all__ = ["BuildConsole", "human_size", "say", "silent"]
+__all__ = ["BuildConsole", "human_size", "raw_say", "say", "silent", "table_console"]
 
 
 def say(line: str) -> None:
@@ -31,6 +33,22 @@ def raw_say(line: str) -> None:
 def silent(line: str) -> None:
     """Tell nobody (``-q``)."""
     del line
+
+
+def table_console() -> Console:
+    """Return where tables are printed, on stdout; a word of a command in them may hold bytes that are no UTF-8."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return _rich_console()
+
+
+def _rich_console(*, stderr: bool = False) -> Console:
+    import shutil
+
+    from rich.console import Console
+
+    columns, lines = shutil.get_terminal_size()  # rich itself fails on some texts of COLUMNS
+    return Console(stderr=stderr, width=columns, height=lines)
 
 
 def human_size(count: int) -> str:
@@ -81,10 +99,9 @@ class BuildConsole:
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty() and not self.quiet:
-            from rich.console import Console
             from rich.progress import Progress
 
-            self._progress = Progress(console=Console(stderr=True), transient=True)
+            self._progress = Progress(console=_rich_console(stderr=True), transient=True)
             self._progress.start()
         return self
 

@@ -68,4 +68,5 @@ def _print_traceback(detail: str | None) -> None:
 
 
 def _say(line: str) -> None:
-    say(" ".join(line.split()))
+    # What was typed may hold control characters, and a terminal would obey them.
+    say("".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(line.split())))

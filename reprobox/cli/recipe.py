@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reprobox.cli.console import table_console
 from reprobox.project import Project
 from reprobox.recipe import KNOBS, Recipe
 from reprobox.settings import Settings, switch_text
@@ -43,9 +44,7 @@ def recipe(
     if as_json:
         print(json.dumps({"schema": "reprobox.recipe/1", **chosen.to_json(), "knobs": knobs(chosen)}, indent=2))
         return
-    from rich.console import Console
-
-    Console().print(knob_table(chosen))
+    table_console().print(knob_table(chosen))
 
 
 def knobs(recipe: Recipe) -> list[dict[str, str | None]]:

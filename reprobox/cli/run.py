@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reprobox.cli.choice import choose, setting_texts
-from reprobox.cli.console import human_size, raw_say, say, silent
+from reprobox.cli.console import human_size, raw_say, say, silent, table_console
 from reprobox.cli.failures import guarded
 from reprobox.cli.flags import FLAGS, RunCommand, takes
 from reprobox.cli.recipe import knob_table, knobs
@@ -111,7 +111,6 @@ def _print_plan(plan: RunPlan, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({**document, "knobs": knobs(plan.recipe)}, indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -121,7 +120,7 @@ def _print_plan(plan: RunPlan, *, as_json: bool) -> None:
     for key in ("engine", "image", "command", "directory", "user", "mounts", "network", "shm_bytes", "gpus"):
         value = document[key]
         table.add_row(key, Text(shlex.join(value) if key == "command" else json.dumps(value)))
-    console = Console()
+    console = table_console()
     console.print(table)
     console.print(knob_table(plan.recipe))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reprobox.cli.console import raw_say, say, silent
+from reprobox.cli.console import raw_say, say, silent, table_console
 from reprobox.errors import EngineError, RecordError, UsageError
 from reprobox.project import Project
 from reprobox.runs import later
@@ -46,7 +46,6 @@ def list_runs(as_json: Json = False) -> None:
         print(json.dumps({"schema": "reprobox.runs/1", "runs": manifests}, indent=2))
         return
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -57,7 +56,7 @@ def list_runs(as_json: Json = False) -> None:
         recipe, engine = m.get("recipe") or {}, m.get("engine") or {}
         cells = (m["id"], recipe.get("seed"), m.get("outcome"), m.get("exit_code"), engine.get("name"))
         table.add_row(*(Text(_shown(cell)) for cell in cells), Text(" ".join(m.get("command") or ())))
-    Console().print(table)
+    table_console().print(table)
 
 
 @app.command()
@@ -70,9 +69,7 @@ def show(
     if as_json:
         print(json.dumps(manifest, indent=2))
         return
-    from rich.console import Console
-
-    Console().print(_rendered(manifest))
+    table_console().print(_rendered(manifest))
 
 
 @app.command()
@@ -99,6 +96,8 @@ def wait(reference: Reference = "last", as_json: Json = False) -> int:
     manifest = later.wait(_store().find(reference), say)
     if as_json:
         print(json.dumps(manifest, indent=2))
+    if manifest["exit_code"] is None:
+        say(manifest.get("message") or "nobody saw the command's end")
     return _exit_code(manifest)
 
 

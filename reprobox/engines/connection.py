@@ -25,7 +25,8 @@ CONNECT_TIMEOUT_SECONDS = 20.0
 
 
 _UNAVAILABLE_REMEDY = (
-    "start it (systemctl start docker, or dockerd), point DOCKER_HOST at one that runs, or use --engine podman or local"
+    "start it (systemctl start docker, or dockerd), point DOCKER_HOST at one that runs, "
+    "or use --engine podman or --engine local"
 )
 
 
@@ -59,7 +60,7 @@ def open_client(
     timeout = _request_timeout()
     try:
         client = make(version="auto", timeout=min(timeout, CONNECT_TIMEOUT_SECONDS))
-    except docker.errors.DockerException as error:
+    except (docker.errors.DockerException, ValueError) as error:  # urllib refuses a malformed address
         raise EngineUnavailable(_why_unavailable(address, error), remedy=remedy, detail=str(error)) from error
     client.api.timeout = timeout  # type: ignore[assignment]  # requests takes fractions of a second
     return client

@@ -89,7 +89,11 @@ class LocalBox(Box):
             else:
                 self._start_on_pipes(command, environment)
         except (OSError, ValueError) as error:
-            raise EngineError(f"the command could not be started ({error})") from error
+            too_long = isinstance(error, OSError) and error.errno == errno.E2BIG
+            raise EngineError(
+                f"the command could not be started ({error})",
+                remedy="give what is long in a file" if too_long else "see this machine's limits (ulimit -a)",
+            ) from error
 
     def _start_on_pipes(self, command: list[str], environment: dict[str, str]) -> None:
         self._process = process = subprocess.Popen(

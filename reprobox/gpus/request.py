@@ -89,7 +89,7 @@ def allocation(inventory: Inventory, environment: Mapping[str, str]) -> tuple[Gp
 
 
 def _matches(device: str, gpus: tuple[Gpu, ...]) -> list[Gpu]:
-    if device.isdigit():
+    if re.fullmatch(r"[0-9]{1,9}", device):
         return [gpus[int(device)]] if int(device) < len(gpus) else []
     return [gpu for gpu in gpus if gpu.uuid.lower().startswith(device.lower())]
 

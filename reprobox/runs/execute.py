@@ -13,7 +13,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from reprobox.errors import EngineUnavailable, ReproboxError, SelfTestError
+from reprobox.errors import BoxError, EngineUnavailable, ReproboxError, SelfTestError
 from reprobox.files import write_json
 from reprobox.recipe import Profile
 from reprobox.runs.finish import conclude, finish
@@ -24,6 +24,7 @@ from reprobox.runs.plan import write_box_files
 from reprobox.runs.secrets import write_secrets
 from reprobox.runs.store import HANDED_OVER, SELFTEST_FAILED
 from reprobox.runs.streams import Input, Output, Terminal
+from reprobox.selftest.certificate import certificates_folder
 from reprobox.selftest.proof import Subject, prove
 
 if TYPE_CHECKING:
@@ -226,11 +227,19 @@ def _prove(plan: RunPlan, engine: Engine, record: RunRecord, outside: Outside) -
 
 
 def _make_caches(plan: RunPlan) -> None:
-    for folder in plan.caches:
-        if not folder.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            if plan.request.owner[0] != os.getuid():
-                folder.chmod(0o1777)  # the box's user is another (-u), who has a cache of its own
+    # The certificates' folder is one of the mounts where the command could otherwise make it.
+    guarded = [folder for folder in [certificates_folder()] if any(m.source == str(folder) for m in plan.box.mounts)]
+    for folder in (*plan.caches, *guarded):
+        try:
+            if not folder.is_dir():
+                folder.mkdir(parents=True, exist_ok=True)
+                if plan.request.owner[0] != os.getuid():
+                    folder.chmod(0o1777)  # the box's user is another (-u), who has a cache of its own
+        except OSError as error:
+            raise BoxError(
+                f"the cache folder {folder} cannot be made ({error.strerror})",
+                remedy="set XDG_CACHE_HOME to a folder that you may write",
+            ) from error
 
 
 @contextlib.contextmanager

@@ -41,13 +41,20 @@ def file_hashes(root: Path, paths: Iterable[str]) -> dict[str, str | None]:
 
 def _files(root: Path, path: str) -> Iterator[str]:
     start = root / path
-    if start.is_symlink() or not start.is_dir():
+    if not _is_folder(start):
         yield path
         return
     for folder, folders, names in os.walk(start):
         folders.sort()
         for name in sorted(names):
             yield (Path(folder) / name).relative_to(root).as_posix()
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except (OSError, ValueError):
+        return False  # nothing is there, or no file can have this name
 
 
 def _sha256(path: Path) -> str | None:
@@ -59,5 +66,5 @@ def _sha256(path: Path) -> str | None:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 return None
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+    except (OSError, ValueError):
         return None

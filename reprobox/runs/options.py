@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from reprobox.errors import UsageError
+from reprobox.files import read_at_most
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -16,6 +17,7 @@ __all__ = ["checked_text", "checked_variable", "parse_env_file", "parse_environm
 _NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]+")
+_LARGEST = 1 << 20
 
 
 def checked_text(text: str, flag: str) -> str:
@@ -65,9 +67,9 @@ def parse_env_file(path: Path) -> list[str]:
     """
     try:
         # Not splitlines(): a value may hold a form feed or a Unicode line separator.
-        lines = [line.rstrip("\r") for line in path.read_text(encoding="utf-8-sig").split("\n")]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        lines = [line.rstrip("\r") for line in read_at_most(path, _LARGEST).decode("utf-8-sig").split("\n")]
+    except (OSError, ValueError) as error:
+        reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", error)
         raise UsageError(
             f"--env-file {path} cannot be read ({reason})", remedy="name a text file of NAME=VALUE lines"
         ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from reprobox.recipe import Profile, Recipe, SelfTest, draw_seed, world_size
 from reprobox.runs.mounts import BOX_HOME
 from reprobox.runs.redaction import redacted, redacted_words
 from reprobox.runs.secrets import SECRETS, secrets_folder
+from reprobox.selftest.certificate import certificates_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,6 +28,8 @@ __all__ = ["BOX_HOME", "BOX_RUN_DIR", "RUN_LABEL", "RunPlan", "RunRequest", "mak
 BOX_RUN_DIR = "/run/reprobox/run"
 BOX_CACHE = "/run/reprobox/cache"
 BOX_NAMED_CACHE = "/run/reprobox/named"
+
+_NO_TEXT = re.compile(r"[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +233,6 @@ def _container(
     caches: Mapping[str, Path],
     secrets: Path | None,
 ) -> BoxSpec:
-    _refuse_what_is_no_text(request)
     if secrets is not None and image is not None and image.labels.get("reprobox.box-protocol") == "1":
         raise ImageNotFound(
             f"{request.image} was built before boxes could be given secrets",
@@ -253,11 +256,11 @@ def _container(
     if secrets is not None:
         own.append(Mount(source=str(secrets), target=SECRETS, read_only=True))
     mounts = [*(mount for mount in own if mount.target not in taken), *request.mounts]
-    mounts += _guarded_records(mounts, request.mounts, run_folder.parents[1])
+    mounts += _guarded(mounts, request.mounts, run_folder.parents[1])
     # A mount inside another must come after it.
     mounts = sorted(mounts, key=lambda mount: mount.target.count("/"))
     scratch = {path: options for path, options in _scratch(uid, gid).items() if path not in taken}
-    return BoxSpec(
+    box = BoxSpec(
         run_id=run_id,
         name=name,
         image=None if image is None else image.engine_id,
@@ -279,12 +282,15 @@ def _container(
         log=request.log,
         options=request.options,
     )
+    _refuse_what_is_no_text(box)
+    return box
 
 
-def _guarded_records(mounts: Sequence[Mount], theirs: Sequence[Mount], records: Path) -> list[Mount]:
-    """Return a read-only mount over the runs' records wherever one of ``mounts`` would let the command write them.
+def _guarded(mounts: Sequence[Mount], theirs: Sequence[Mount], records: Path) -> list[Mount]:
+    """Return read-only mounts over what is reprobox's own wherever ``mounts`` would let the command write it.
 
-    It could rewrite what is on record, or leave links that lead reprobox's own writes elsewhere.
+    Over the runs' records: it could rewrite them, or leave links that lead reprobox's own writes elsewhere. And over the
+    certificates: it could forge the proof that the next start believes.
 
     :raises UsageError: for a mount of the records themselves.
     """
@@ -293,22 +299,25 @@ def _guarded_records(mounts: Sequence[Mount], theirs: Sequence[Mount], records: 
             raise UsageError(f"{mount.source} holds the records of runs", remedy="mount it read-only (:ro)")
     return [
         Mount(
-            source=str(records),
-            target=posixpath.join(mount.target, records.relative_to(mount.source).as_posix()),
+            source=str(own),
+            target=posixpath.join(mount.target, own.relative_to(mount.source).as_posix()),
             read_only=True,
         )
         for mount in mounts
-        if mount.kind == "bind" and not mount.read_only and records.is_relative_to(mount.source)
+        for own in (records, certificates_folder())
+        if mount.kind == "bind" and not mount.read_only and own.is_relative_to(mount.source)
     ]
 
 
-def _refuse_what_is_no_text(request: RunRequest) -> None:
+def _refuse_what_is_no_text(box: BoxSpec) -> None:
     """Refuse what the engine's API, which is JSON, would quietly turn into replacement characters."""
-    for word in [*request.command, *_given(request.environment).values()]:
-        if any("\ud800" <= character <= "\udfff" for character in word):
+    sources = (mount.source for mount in box.mounts)
+    for word in (*box.command, *_given(box.environment).values(), box.directory, *sources):
+        if character := _NO_TEXT.search(word):
+            what = "a NUL byte" if character[0] == "\0" else "bytes that are no UTF-8"
             raise UsageError(
-                f"{word!a} holds bytes that are no UTF-8, which a container engine cannot hand on",
-                remedy="give it in a file, or use --engine local",
+                f"{word!a} holds {what}, which a container engine cannot hand on",
+                remedy="give it in a file, or under another name, or use --engine local",
             )
 
 

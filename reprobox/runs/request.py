@@ -101,7 +101,7 @@ def parse_request(
 def parse_pull(text: str | None) -> Pull:
     """Return when an image is fetched from its registry. :raises UsageError: for an unknown word."""
     try:
-        return parse_choice(text or "missing", "--pull", ("missing", "always", "never"))  # type: ignore[return-value]
+        return parse_choice("missing" if text is None else text, "--pull", ("missing", "always", "never"))  # type: ignore[return-value]
     except RecipeError as error:
         raise UsageError(error.message, remedy=error.remedy) from error
 
@@ -135,6 +135,6 @@ def _cache(text: str | None) -> str | None:
 
 def _input(text: str, project: Project) -> str:
     path = parse_artefact(text, project, "--input")
-    if not (project.root / path).exists():
-        raise UsageError(f"--input {text}: there is no such file", remedy="name a file or folder of the project")
+    if not os.path.exists(project.root / path):  # noqa: PTH110  # a name that is too long is no error to it
+        raise UsageError(f"--input {text!r}: there is no such file", remedy="name a file or folder of the project")
     return path

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reprobox.errors import BoxError, UsageError
+from reprobox.files import read_at_most
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -41,9 +42,8 @@ def parse_secrets(entries: Iterable[str], host: Mapping[str, str], directory: Pa
         name, separator, file = entry.partition("=")
         checked_variable(name, "--secret")
         if separator:
-            path = directory / Path(file).expanduser()
             try:
-                value = path.read_bytes()
+                value = read_at_most(directory / Path(file).expanduser(), _LARGEST)
             except (OSError, ValueError, RuntimeError) as error:
                 reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
                 raise UsageError(
@@ -63,7 +63,7 @@ def parse_secrets(entries: Iterable[str], host: Mapping[str, str], directory: Pa
 def secrets_folder(run_id: str) -> Path:
     """Return where a run's secrets lie on the host: in memory (the user's runtime folder, else /dev/shm)."""
     homes = (os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm", tempfile.gettempdir())  # noqa: S108  # a folder of our own in it
-    home = next(home for home in homes if home and os.access(home, os.W_OK | os.X_OK))
+    home = next(home for home in homes if Path(home).is_absolute() and os.access(home, os.W_OK | os.X_OK))
     return Path(home) / f"reprobox-{os.getuid()}-{run_id}"
 
 

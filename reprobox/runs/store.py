@@ -11,7 +11,8 @@ import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from types import NoneType
+from typing import IO, TYPE_CHECKING, Any, TypeGuard
 
 from reprobox.errors import RecordError
 from reprobox.files import write_atomically, write_json
@@ -29,7 +30,7 @@ STAGES = frozenset(("refused", SELFTEST_FAILED, "exec-failed", "exec"))
 HANDED_OVER = "exec"
 """The stage that the entrypoint records just before the command takes its place."""
 
-_LAST = re.compile(r"last(?:~([0-9]+))?")
+_LAST = re.compile(r"last(?:~([0-9]{1,9}))?")
 
 
 def new_run_id(now: datetime | None = None) -> str:
@@ -54,13 +55,15 @@ class RunRecord:
         """Read the manifest. :raises RecordError: when it is missing or not a manifest."""
         try:
             document = json.loads(self.manifest_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RecordError(
                 f"the manifest of run {self.id} cannot be read ({error})",
                 remedy=f"look at {self.manifest_path}, or remove its folder",
             ) from error
-        if not isinstance(document, dict) or not str(document.get("schema", "")).startswith("reprobox.manifest/"):
+        if not _is_manifest(document):
             raise RecordError(f"{self.manifest_path} is not a reprobox manifest", remedy="remove its folder")
+        for name, value in (("id", self.id), ("project", str(self.folder.parents[2])), ("exit_code", None)):
+            document.setdefault(name, value)  # what its readers go by
         return document
 
     def write(self, manifest: Mapping[str, object]) -> None:
@@ -146,6 +149,31 @@ def _is_at(file: IO[str], path: Path) -> bool:
         return False
 
 
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "schema": (str,),
+    "id": (str,),
+    "project": (str,),
+    "command": (list,),
+    "recipe": (dict,),
+    "engine": (dict,),
+    "outputs": (dict, NoneType),
+    "options": (dict, NoneType),
+    "streams": (dict, NoneType),
+    "exit_code": (int, NoneType),
+    "message": (str, NoneType),
+}
+"""Of which kind each field is that is read again: somebody may have edited the file, or a disk damaged it."""
+
+
+def _is_manifest(document: Any) -> TypeGuard[dict[str, Any]]:
+    return (
+        isinstance(document, dict)
+        and all(isinstance(document[name], kinds) for name, kinds in _KINDS.items() if name in document)
+        and document.get("schema", "").startswith("reprobox.manifest/")
+        and all(isinstance(word, str) for word in document.get("command", ()))
+    )
+
+
 class RunStore:
     """The runs of one project."""
 
@@ -173,7 +201,9 @@ class RunStore:
         if not self.folder.is_dir():
             return []
         return [
-            RunRecord(id=path.name, folder=path) for path in sorted(self.folder.iterdir()) if _ID.fullmatch(path.name)
+            RunRecord(id=path.name, folder=path)
+            for path in sorted(self.folder.iterdir())
+            if _ID.fullmatch(path.name) and path.is_dir()
         ]
 
     def find(self, reference: str) -> RunRecord:
@@ -197,5 +227,12 @@ class RunStore:
         raise RecordError(found, remedy="see `reprobox runs list`, and give more of the id")
 
     def remove(self, record: RunRecord) -> None:
-        """Remove a run's folder and everything in it."""
-        shutil.rmtree(record.folder)
+        """Remove a run's folder and everything in it. :raises RecordError: when that is not possible."""
+        try:
+            shutil.rmtree(record.folder)
+        except FileNotFoundError:
+            return  # somebody else has removed it
+        except OSError as error:
+            raise RecordError(
+                f"{record.folder} cannot be removed ({error.strerror})", remedy="see whose it is, and remove it by hand"
+            ) from error

@@ -20,7 +20,7 @@ from reprobox.selftest.fingerprint import differences, key
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Agreement", "Certificate", "Comparison", "Tolerance", "compare", "find", "keep"]
+__all__ = ["Agreement", "Certificate", "Comparison", "Tolerance", "certificates_folder", "compare", "find", "keep"]
 
 SCHEMA = "reprobox.certificate/1"
 SAMPLES = 16
@@ -159,7 +159,8 @@ def _is_date(text: Any) -> bool:
 # --- the cache --------------------------------------------------------------------------------------------------------
 
 
-def _home() -> Path:
+def certificates_folder() -> Path:
+    """Return where this user's certificates are kept on this machine."""
     return user_cache_path("reprobox") / "certificates"
 
 
@@ -170,7 +171,7 @@ def find(fingerprint: Mapping[str, Any], tier: Tier = "start") -> Certificate | 
     """
     for kept in ("full", "start") if tier == "start" else ("full",):
         try:
-            certificate = Certificate.read(_home() / f"{key(fingerprint)}-{kept}.json")
+            certificate = Certificate.read(certificates_folder() / f"{key(fingerprint)}-{kept}.json")
         except CertificateError:
             continue
         if certificate.fingerprint == fingerprint and certificate.tier == kept:
@@ -184,7 +185,7 @@ def keep(certificate: Certificate) -> None:
     :raises CertificateError: when it cannot be written.
     """
     if certificate.tier != "custom":
-        home = _home()
+        home = certificates_folder()
         try:
             home.mkdir(parents=True, exist_ok=True)
         except OSError as error:

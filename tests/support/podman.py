@@ -162,7 +162,7 @@ class PodmanService:
         """
         if not self.rootless:
             return ["unshare", "-n", "--"]
-        with_tun = f'mount --bind {self.home}/tun /dev/net/tun && exec "$@"'
+        with_tun = f'[ ! -e /dev/net/tun ] || mount --bind {self.home}/tun /dev/net/tun && exec "$@"'
         user = ["setpriv", f"--reuid={self.uid}", f"--regid={self.gid}", "--init-groups", "--"]
         return ["unshare", "-m", "--", "sh", "-c", with_tun, "sh", *user]
 

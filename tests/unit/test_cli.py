@@ -63,12 +63,12 @@ def test_every_command_has_help(name, capfd):
 
 
 def test_an_unexpected_failure_is_one_sentence_and_125(monkeypatch, capfd):
-    import reprobox.cli.run
+    import reprobox.cli.choice
 
     def fail():
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(reprobox.cli.run, "take_inventory", fail)
+    monkeypatch.setattr(reprobox.cli.choice, "take_inventory", fail)
     assert run_app(["run", "true"]) == 125
     assert "reprobox itself failed (RuntimeError: boom)" in capfd.readouterr().err
     assert run_app(["--debug", "run", "true"]) == 125

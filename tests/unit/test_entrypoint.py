@@ -16,6 +16,12 @@ STRICT = Recipe(seed=42)
 
 
 @pytest.fixture(autouse=True)
+def _no_self_test(monkeypatch):
+    """It runs processes; tests/box and tests/acceptance have it."""
+    monkeypatch.setenv("REPROBOX_SELFTEST", "off")
+
+
+@pytest.fixture(autouse=True)
 def _signals_are_put_back():
     """The entrypoint gives the command default signals, and here its process is pytest's."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import reprobox.cli.run
+import reprobox.cli.choice
 from reprobox import errors
 from reprobox.cli.app import run_app
 from reprobox.errors import EngineError, ReproboxError
@@ -37,7 +37,6 @@ WITHOUT_REMEDY = {
     ("images/base.py", "no container of the base {} runs"): _TOLD,
     ("images/builders.py", "the image could not be built: {}"): _TOLD,
     ("box/entrypoint.py", "the command {} cannot be executed ({})"): "the reason in brackets is the system's own",
-    ("engines/local.py", "the command could not be started ({})"): "the reason in brackets is the system's own",
     ("engines/local.py", "the command has not been started"): "a mistake of reprobox's own: no user meets it",
     ("engines/fake.py", "the fake was told to fail at {}"): "for tests alone",
 }
@@ -146,7 +145,7 @@ def failing(tmp_path, monkeypatch):
         def fail():
             raise error
 
-        monkeypatch.setattr(reprobox.cli.run, "take_inventory", fail)
+        monkeypatch.setattr(reprobox.cli.choice, "take_inventory", fail)
 
     return arrange
 

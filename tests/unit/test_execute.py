@@ -11,7 +11,7 @@ from reprobox.engines import EngineName, Exit, ImageInfo
 from reprobox.engines.fake import FakeEngine, Script
 from reprobox.errors import EngineError, UsageError
 from reprobox.project import Project
-from reprobox.recipe import Recipe
+from reprobox.recipe import Recipe, SelfTest
 from reprobox.runs.execute import Outside, execute
 from reprobox.runs.interrupts import Interrupts
 from reprobox.runs.manifest import first_manifest
@@ -30,13 +30,19 @@ class Run:
         self.engine = FakeEngine(script=script)
         self.said = []
         project = Project(root=folder, directory=folder)
-        values = {"command": ("train",), "recipe": Recipe(seed=1), "engine": EngineName.DOCKER, "image": "img"}
+        values = {
+            "command": ("train",),
+            "recipe": Recipe(seed=1),
+            "engine": EngineName.DOCKER,
+            "image": "img",
+            "selftest": SelfTest.OFF,
+        }
         self.request = RunRequest(project=project, **{**values, **fields})
         store = RunStore(folder)
         run_id = new_run_id()
         self.plan = make_plan(self.request, run_id, store.folder / run_id, IMAGE)
         self.record = store.create(run_id)
-        self.manifest = first_manifest(self.plan, self.engine.info(), (), None)
+        self.manifest = first_manifest(self.plan, self.engine.info(), ())
 
     def go(self, stdout, stderr):
         with Interrupts(self.said.append) as interrupts:

@@ -71,7 +71,7 @@ class Runs:
         run_id = new_run_id()
         plan = make_plan(request, run_id, self.store.folder / run_id, IMAGE)
         record = self.store.create(run_id)
-        manifest = first_manifest(plan, FakeEngine(name="docker").info(), (), None)
+        manifest = first_manifest(plan, FakeEngine(name="docker").info(), ())
         manifest |= {"outcome": "running", "start": "2026-01-01T00:00:00.000Z", "host": {}}
         if ended:
             manifest |= {"outcome": "exited", "stage": "exec", "end": manifest["start"], "exit_code": 0}
@@ -250,6 +250,7 @@ def test_a_box_that_is_gone_is_a_run_that_is_lost(project, capfd):
     record = project.run(ended=False)
     assert listed(capfd)[record.id]["outcome"] == "lost"
     assert run_app(["runs", "wait"]) == 125
+    assert capfd.readouterr() == ("", f"reprobox: {record.manifest()['message']}\n")
 
 
 def test_a_box_that_was_never_started_is_a_failure_and_is_removed(project, capfd):

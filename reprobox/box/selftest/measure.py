@@ -44,7 +44,6 @@ def measure(tensors: Sequence[torch.Tensor]) -> Measured:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(_bytes(tensor))
     values = torch.cat([_as_float64(tensor) for tensor in host])
-    # One after the other: how a reduction is split over threads must not show here.
     magnitudes = values.abs()
     at = [index * (values.numel() - 1) // (POSITIONS - 1) for index in range(POSITIONS)]
     return Measured(

@@ -1,0 +1,56 @@
+"""Docker's cases of ``reprobox run``, on Podman, with root and without."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from acceptance import test_cases as cases
+
+pytestmark = pytest.mark.podman
+
+# What Podman does not tell has a test of its own, and without root it may not be bounded at all.
+ROWS = [row for row in cases.ROWS if "docker" in row.engines and "--memory" not in row.flags]
+
+SCENARIOS = {
+    cases.test_10_what_is_printed_just_before_the_end_always_arrives: [{}],
+    cases.test_14_a_slow_reader_loses_nothing: [{}],
+    cases.test_15_a_reader_that_goes_away_ends_the_command: [{}],
+    cases.test_17_a_hundred_mebibytes_go_in_and_come_out: [{}],
+    cases.test_18_input_that_is_never_read_holds_nothing_up: [
+        {"unread": "nothing comes"},
+        {"unread": "more than a pipe holds"},
+    ],
+    cases.test_19_a_trap_decides_the_exit_code: [{"name": name} for name in ("INT", "TERM", "USR1")],
+    cases.test_20_a_signal_nobody_traps_ends_the_command_at_once: [
+        {"name": "TERM", "code": 143},
+        {"name": "INT", "code": 130},
+    ],
+    cases.test_21_the_third_signal_kills_a_command_that_ignores_them: [{}],
+    cases.test_22_a_signal_at_any_moment_of_the_start_is_143: [{}],
+    cases.test_23_signals_that_mean_nothing_to_the_command_do_not_reach_it: [{}],
+    cases.test_30_variables_arrive_as_they_are: [{}],
+    cases.test_30_a_name_alone_that_is_unset_here_removes_the_images_variable: [{}],
+    cases.test_32_a_missing_mount_source_is_125_and_is_not_created: [{"flags": ("-v", "./none:/data")}],
+    cases.test_35_the_tail_belongs_to_the_command_with_and_without_the_dashes: [{}],
+}
+
+
+def named(scenario, values):
+    words = scenario.__name__.removeprefix("test_").split("_")
+    return " ".join([*words, *(str(value) for value in values.values())])
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.number} {row.name}")
+def test_a_case_of_docker_run(podman, row):
+    cases.test_a_case(podman, dataclasses.replace(row, said=row.said.replace("docker pull", "podman pull")))
+
+
+@pytest.mark.parametrize(
+    ("scenario", "values"),
+    [pytest.param(s, values, id=named(s, values)) for s, every in SCENARIOS.items() for values in every],
+)
+def test_a_scenario_of_docker_run(podman, tmp_path, scenario, values):
+    wanted = scenario.__code__.co_varnames[: scenario.__code__.co_argcount]
+    given = {"cli": podman, "tmp_path": tmp_path, **values}
+    scenario(**{name: given[name] for name in wanted})
