@@ -16,8 +16,9 @@ help: ## show this list
 run: setup ## train the example twice in the box and compare the weights
 	@scripts/run-twice.sh examples/charlm/train.py
 
-test: setup torch engine image ## run every test, those with a real Docker Engine included
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+# A test waits for boxes more than it computes, so four files run at a time, each by one worker, for its fixtures.
+test: setup torch engine image ## run every test, those with real Docker and Podman engines included
+	@$(BIN)/python -m pytest -n 4 --dist loadfile $(PYTEST_ARGS)
 
 lint: setup ## format, lint, types, layers
 	@$(BIN)/ruff format --check --quiet .
