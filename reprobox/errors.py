@@ -14,6 +14,8 @@
     ├── BuildError                   125  the image could not be built
     │   └── ArtefactError            125  a wheel or a package could not be had, or is not the one the lock names
     ├── GpuError                     125  a GPU that was asked for is not there
+    │   ├── GpusTaken                125  the GPUs that were asked for are in use
+    │   └── ClaimError               125  GPUs cannot be claimed on this machine
     ├── SelfTestError                125  the determinism self-test failed, or could not be carried out
     ├── CertificateError             125  a certificate cannot be read or written, or is none
     ├── OutputError                  125  the command's output cannot be written on
@@ -34,11 +36,13 @@ __all__ = [
     "BoxError",
     "BuildError",
     "CertificateError",
+    "ClaimError",
     "CommandNotExecutable",
     "CommandNotFound",
     "EngineError",
     "EngineUnavailable",
     "GpuError",
+    "GpusTaken",
     "ImageNotFound",
     "OutputError",
     "RecipeError",
@@ -118,6 +122,14 @@ class ArtefactError(BuildError):
 
 class GpuError(ReproboxError):
     """A GPU that was asked for is not there or cannot be used."""
+
+
+class GpusTaken(GpuError):
+    """The GPUs that were asked for are there, and others use them now."""
+
+
+class ClaimError(GpuError):
+    """GPUs cannot be claimed on this machine: a run can have them, and others will not know of it."""
 
 
 class SelfTestError(ReproboxError):

@@ -28,12 +28,13 @@ from reprobox.recipe import (
     parse_switch,
     parse_threads,
 )
+from reprobox.sizes import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-__all__ = ["SETTINGS", "Origin", "Resolved", "Setting", "Settings", "parse_size", "switch_text"]
+__all__ = ["SETTINGS", "Origin", "Resolved", "Setting", "Settings", "switch_text"]
 
 T = TypeVar("T")
 
@@ -69,21 +70,6 @@ class Setting(Generic[T]):
     def variable(self) -> str:
         """Name of the environment variable."""
         return "REPROBOX_" + self.name.upper()
-
-
-_SIZE = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,19})?)(b|[kmgt](?:i?b)?)?", re.IGNORECASE | re.ASCII)
-_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-
-
-def parse_size(text: str, name: str = "size") -> int:
-    """Return a size in bytes: ``64m``, ``1.5g`` (powers of 1024, as Docker counts), or a plain number of bytes.
-
-    :raises UsageError: for anything else.
-    """
-    match = _SIZE.fullmatch(text)
-    if match and 0 < (size := int(float(match[1]) * _UNITS[(match[2] or "")[:1].lower()])) < 1 << 63:
-        return size
-    raise UsageError(f"{name} cannot be {text!r}", remedy="give a size such as 512m or 8g")
 
 
 def _image(text: str, name: str) -> str:
@@ -143,7 +129,7 @@ SETTINGS: tuple[Setting[Any], ...] = (
         flag="--gpus",
         default=None,
         parse=lambda text, _name: GpuRequest.parse(text),
-        help="all, none, indices (0,1) or UUIDs; all there are by default",
+        help="all, none, 0,1, UUIDs, auto, auto:2 or auto:2,mem=20G; all there are by default",
     ),
     Setting(
         name="shm_size",

@@ -12,6 +12,7 @@ import pytest
 from support.cli import Cli
 from support.daemon import SmallImage
 from support.engine import built_image, connected_client
+from support.nvml import StandIn
 from support.podman import PodmanCli, PodmanService, require_podman
 
 HERE = Path(__file__).parent
@@ -40,6 +41,12 @@ def docker(tmp_path, image):
 def local(tmp_path):
     """The command line on the local engine, in a project of its own."""
     return Cli(tmp_path, "local")
+
+
+@pytest.fixture
+def standin_nvml(tmp_path_factory):
+    """An NVIDIA driver with eight GPUs, to be changed at will and given to a process as its environment."""
+    return StandIn(tmp_path_factory.mktemp("nvml"))
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ __all__ = ["app", "run_app"]
 COMMANDS = {
     "run": "Run a command in the box, seeded and recorded.",
     "shell": "Open a shell in the box.",
+    "doctor": "Look for what keeps runs from working here.",
     "selftest": "Prove that this machine gives the same bits.",
     "runs": "List recorded runs; show, follow, stop or remove one.",
     "recipe": "Show what is seeded and fixed, and why.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from functools import partial
@@ -11,18 +12,22 @@ from typing import TYPE_CHECKING, Any
 from reprobox.cli.console import say
 from reprobox.engines import Engine, ImageInfo, choose_engine
 from reprobox.errors import GpuError, ImageNotFound
-from reprobox.gpus import Gpu, GpuRequest, Inventory, allocation, take_inventory
+from reprobox.gpus import Gpu, GpuRequest, Inventory, take_inventory
 from reprobox.project import Project
+from reprobox.runs.gpus import GpuRules, GpusOfRun, take_gpus, wanted_gpus
 from reprobox.runs.images import choose_image
 from reprobox.runs.options import parse_env_file, parse_environment
 from reprobox.runs.request import Pull, parse_pull
+from reprobox.runs.store import new_run_id
 from reprobox.selftest.proof import Subject
 from reprobox.settings import SETTINGS, Origin, Settings, switch_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["Choice", "choose", "find_subject", "setting_texts"]
+    from reprobox.gpus.claims import Claim
+
+__all__ = ["Choice", "Wanted", "choose", "find_subject", "gpu_rules", "setting_texts"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,20 +40,34 @@ class Choice:
     gpus: tuple[Gpu, ...]
     inventory: Inventory
     asked: GpuRequest | None
+    claim: Claim | None = None
 
 
-def choose(settings: Settings, pull: Pull, platform: str | None, tell: Callable[[str], None]) -> Choice:
-    """Look up what ``settings`` ask for.
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is asked for beside the settings: ``claim`` is whether the GPUs are taken, or only looked up."""
+
+    run_id: str
+    pull: Pull = "missing"
+    platform: str | None = None
+    rules: GpuRules = GpuRules()
+    claim: bool = True
+    command: str = ""
+
+
+@contextlib.contextmanager
+def choose(settings: Settings, wanted: Wanted, tell: Callable[[str], None]) -> Iterator[Choice]:
+    """Look up what ``settings`` ask for, and claim the GPUs until the end of the ``with`` block.
 
     :raises ReproboxError: where it is not there: a GPU that was asked for never becomes a run on the CPU.
     """
     asked: GpuRequest | None = settings.value("gpus")
     inventory = take_inventory()
-    gpus = asked.resolve(inventory, os.environ) if asked else allocation(inventory, os.environ)
+    gpus = wanted_gpus(asked, inventory, wanted.rules)
     engine = settings.resolve("engine")
     backend = choose_engine(engine.value, chosen=engine.origin is not Origin.DEFAULT, say=tell)
     reference, found = _image_for(
-        backend, settings, gpus, asked=asked is not None, pull=pull, platform=platform, tell=tell
+        backend, settings, gpus, asked=asked is not None, pull=wanted.pull, platform=wanted.platform, tell=tell
     )
     if backend.isolates and gpus and not _is_cuda(found):
         if asked is not None:
@@ -57,24 +76,55 @@ def choose(settings: Settings, pull: Pull, platform: str | None, tell: Callable[
                 remedy="choose a cuda image, or --gpus none",
             )
         gpus = ()
-    return Choice(engine=backend, reference=reference, image=found, gpus=gpus, inventory=inventory, asked=asked)
+    taken = GpusOfRun()
+    if gpus:
+        taken = take_gpus(
+            asked, wanted.rules, backend, wanted.run_id, tell, command=wanted.command, claim=wanted.claim
+        )
+    with taken.claim or contextlib.nullcontext():
+        yield Choice(
+            engine=backend,
+            reference=reference,
+            image=found,
+            gpus=taken.gpus,
+            inventory=inventory,
+            asked=asked,
+            claim=taken.claim,
+        )
 
 
-def find_subject(values: Mapping[str, Any]) -> Subject:
-    """Return what a self-test with these flags is of."""
+def gpu_rules(values: Mapping[str, Any]) -> GpuRules:
+    """Return what was typed of how GPUs are to be taken."""
+    return GpuRules(
+        exclusive=bool(values.get("exclusive")),
+        wait=bool(values.get("wait_gpus")),
+        ignore_allocation=bool(values.get("gpus_ignore_allocation")),
+    )
+
+
+@contextlib.contextmanager
+def find_subject(values: Mapping[str, Any]) -> Iterator[Subject]:
+    """Give what a self-test with these flags is of; its GPUs are claimed until the end of the ``with`` block."""
     project = Project.find(Path())
     settings = Settings.load(setting_texts(values), project.root)
-    choice = choose(settings, parse_pull(values.get("pull")), None, say)
     entries = [line for path in values["env_file"] or [] for line in parse_env_file(Path(path))]
-    return Subject(
-        engine=choice.engine,
-        image=choice.image,
-        recipe=settings.recipe(),
-        gpus=choice.gpus,
-        driver=choice.inventory.driver,
-        environment=parse_environment([*entries, *(values["env"] or [])], os.environ),
-        hides_gpus=choice.engine.isolates or choice.asked is not None,
+    environment = parse_environment([*entries, *(values["env"] or [])], os.environ)
+    wanted = Wanted(
+        run_id=f"selftest-{new_run_id()}",
+        pull=parse_pull(values.get("pull")),
+        rules=gpu_rules(values),
+        command="reprobox selftest",
     )
+    with choose(settings, wanted, say) as choice:
+        yield Subject(
+            engine=choice.engine,
+            image=choice.image,
+            recipe=settings.recipe(),
+            gpus=choice.gpus,
+            driver=choice.inventory.driver,
+            environment=environment,
+            hides_gpus=choice.engine.isolates or choice.asked is not None,
+        )
 
 
 def setting_texts(values: Mapping[str, Any]) -> dict[str, str | None]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-__all__ = ["BuildConsole", "human_size", "raw_say", "say", "silent", "table_console"]
+__all__ = ["BuildConsole", "raw_say", "say", "silent", "table_console"]
 
 
 def say(line: str) -> None:
@@ -49,16 +49,6 @@ def _rich_console(*, stderr: bool = False) -> Console:
 
     columns, lines = shutil.get_terminal_size()  # rich itself fails on some texts of COLUMNS
     return Console(stderr=stderr, width=columns, height=lines)
-
-
-def human_size(count: int) -> str:
-    """Return a number of bytes as a person reads it: ``11.7 GiB``."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
 
 
 class BuildConsole:

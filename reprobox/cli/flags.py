@@ -15,7 +15,7 @@ from reprobox.runs.refused_flags import refusal
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["FLAGS", "Flag", "RunCommand", "takes"]
+__all__ = ["FLAGS", "GPU_FLAGS", "Flag", "RunCommand", "takes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,10 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         names=("--self-test",), metavar="WHEN", group=RECIPE, help="auto (unless a certificate holds), always or off."
     ),
-    Flag(names=("--gpus",), metavar="G", group=BOX, help="all, none, indices (0,1) or UUIDs."),
+    Flag(names=("--gpus",), metavar="G", group=BOX, help="all, none, 0,1, UUIDs, auto, auto:2 or auto:2,mem=20G."),
+    Flag(names=("--exclusive",), group=BOX, help="Refuse GPUs that another run or process uses."),
+    Flag(names=("--wait-gpus",), group=BOX, help="Wait in line until the GPUs are free."),
+    Flag(names=("--gpus-ignore-allocation",), group=BOX, help="Take GPUs outside CUDA_VISIBLE_DEVICES as well."),
     Flag(names=("--engine",), metavar="E", group=BOX, help="docker (podman where there is none), podman or local."),
     Flag(
         names=("--image",),
@@ -140,6 +143,9 @@ FLAGS: tuple[Flag, ...] = (
     Flag(names=("-q", "--quiet"), group=THIS_RUN, help="Say nothing on stderr."),
 )
 """Every option of ``reprobox run``."""
+
+GPU_FLAGS = ("gpus", "exclusive", "wait_gpus", "gpus_ignore_allocation")
+"""Of them, those that choose GPUs."""
 
 
 def takes(flags: Sequence[Flag]) -> Callable[[Callable[..., int]], Callable[..., int]]:

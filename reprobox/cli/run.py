@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reprobox.cli.choice import choose, setting_texts
-from reprobox.cli.console import human_size, raw_say, say, silent, table_console
+from reprobox.cli.choice import Wanted, choose, gpu_rules, setting_texts
+from reprobox.cli.console import raw_say, say, silent, table_console
 from reprobox.cli.failures import guarded
 from reprobox.cli.flags import FLAGS, RunCommand, takes
 from reprobox.cli.recipe import knob_table, knobs
@@ -24,10 +25,12 @@ from reprobox.runs.execute import Outside, execute
 from reprobox.runs.interrupts import Interrupts
 from reprobox.runs.manifest import first_manifest
 from reprobox.runs.plan import RunPlan, RunRequest, make_plan
+from reprobox.runs.redaction import redacted_words
 from reprobox.runs.request import parse_pull, parse_request
 from reprobox.runs.store import RunStore, new_run_id
 from reprobox.runs.streams import Output
 from reprobox.settings import Settings
+from reprobox.sizes import human_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -66,35 +69,56 @@ def launch(command: tuple[str, ...], values: Mapping[str, Any], *, debug: bool) 
         command, values, settings, project, tuple(flag.names[-1] for flag in given if flag.container)
     )
     tell = _teller(request)
-    choice = choose(settings, parse_pull(values["pull"]), request.options.platform, tell)
-    request = replace(
-        request,
-        engine=EngineName(choice.engine.name),
-        image=choice.reference,
-        gpus=choice.gpus,
-        gpus_were_asked_for=choice.asked is not None,
+    wanted = Wanted(
+        run_id=new_run_id(),
+        pull=parse_pull(values["pull"]),
+        platform=request.options.platform,
+        rules=gpu_rules(values),
+        claim=not values["dry_run"],
+        command=shlex.join(redacted_words(command, request.secrets.values())),
     )
-    store = RunStore(project.root)
-    run_id = new_run_id()
-    plan = make_plan(request, run_id, store.folder / run_id, choice.image, choice.inventory.driver)
-    if values["dry_run"]:
-        _print_plan(plan, as_json=values["json"])
-        return 0
+    with choose(settings, wanted, tell) as choice:
+        request = replace(
+            request,
+            engine=EngineName(choice.engine.name),
+            image=choice.reference,
+            gpus=choice.gpus,
+            gpus_were_asked_for=choice.asked is not None,
+            keep_open=() if choice.claim is None else (choice.claim.fileno(),),
+        )
+        store = RunStore(project.root)
+        folder = store.folder / wanted.run_id
+        plan = make_plan(request, wanted.run_id, folder, choice.image, choice.inventory.driver)
+        if values["dry_run"]:
+            _print_plan(plan, as_json=values["json"])
+            return 0
+        return _carried_out(plan, choice, store, tell, debug=debug)
+
+
+def _carried_out(plan: RunPlan, choice: Choice, store: RunStore, tell: Callable[[str], None], *, debug: bool) -> int:
+    """Carry the plan out, here or, detached, in a process of its own, which then minds the claim as well."""
 
     def carry_out(started: Callable[[], None] | None = None) -> int:
         with Interrupts(tell) as interrupts:
-            manifest = first_manifest(plan, choice.engine.info(), choice.gpus)
-            record = store.create(run_id)
+            manifest = first_manifest(plan, choice.engine.info(), choice.inventory)
+            record = store.create(plan.run_id)
             _introduce(plan, choice, tell)
             output = Output() if started is None else Output(stdout=os.open(os.devnull, os.O_WRONLY))
             outside = Outside(interrupts=interrupts, say=tell, output=output, started=started)
             return execute(plan, choice.engine, record, manifest, outside)
 
-    if not request.detached:
+    if not plan.request.detached:
         return carry_out()
-    code = in_background(lambda started: guarded(lambda: carry_out(started), debug=debug))
+
+    def minded(started: Callable[[], None]) -> int:
+        with choice.claim or contextlib.nullcontext():
+            return guarded(lambda: carry_out(started), debug=debug)
+
+    code = in_background(minded)
+    if choice.claim is not None:
+        choice.claim.leave()
     if code == 0:
-        print(run_id)
+        print(plan.run_id)
     return code
 
 

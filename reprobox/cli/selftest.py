@@ -11,8 +11,9 @@ import typer
 
 from reprobox.cli.choice import find_subject
 from reprobox.cli.console import BuildConsole, say
-from reprobox.cli.flags import FLAGS, RunCommand, takes
+from reprobox.cli.flags import FLAGS, GPU_FLAGS, RunCommand, takes
 from reprobox.errors import CertificateError, SelfTestError, UsageError
+from reprobox.recipe import Profile
 from reprobox.runs.execute import SIGNAL_BASE
 from reprobox.runs.interrupts import Interrupted, Interrupts
 from reprobox.selftest.certificate import Certificate, Comparison, Tolerance, compare, keep
@@ -21,6 +22,8 @@ from reprobox.selftest.proof import carry_out
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from reprobox.selftest.proof import Subject
+
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 _TAKEN = ("seed", "force_seed", "self_test")
@@ -28,7 +31,7 @@ TAKES = tuple(
     flag
     for flag in FLAGS
     if (flag.group == "The recipe" and flag.dest not in _TAKEN)
-    or flag.dest in ("gpus", "engine", "image", "pull", "env", "env_file")
+    or flag.dest in (*GPU_FLAGS, "engine", "image", "pull", "env", "env_file")
 )
 """The options of ``run`` that change what is tested."""
 
@@ -62,21 +65,11 @@ def selftest(
     if tolerance is not None and against is None:
         raise UsageError("--tolerance says how close another certificate must be", remedy="add --against FILE")
     theirs = None if against is None else Certificate.read(Path(against))
-    subject = find_subject(values)
     try:
-        with Interrupts(say) as interrupts, BuildConsole(quiet=bool(as_json)) as console:
-            document = carry_out(
-                subject,
-                tier="full",
-                repeat=times,
-                cases=cases or "",
-                check=interrupts.raise_if_pending,
-                progress=lambda _case, done, total: console.progress("self-test", done, total),
-            )
+        with find_subject(values) as subject:
+            document = _carried_out(subject, times, cases or "", quiet=bool(as_json))
     except Interrupted as error:
         return SIGNAL_BASE + error.number
-    if document is None:
-        raise SelfTestError("there is no torch to test", remedy="choose another --image, or install torch")
     certificate = Certificate.of(document, subject.fingerprint) if document["passed"] else None
     comparison = None if theirs is None or certificate is None else compare(certificate, theirs, allowed)
     if as_json:
@@ -94,6 +87,23 @@ def selftest(
         say(f"self-test: {failure}")
     _keep(certificate, save)
     return int(not document["passed"] or (comparison is not None and comparison.differs))
+
+
+def _carried_out(subject: Subject, repeat: int, cases: str, *, quiet: bool) -> dict[str, Any]:
+    if subject.recipe.profile is Profile.OFF:
+        raise UsageError("profile off fixes nothing, so there is nothing to test", remedy="choose strict, warn or fast")
+    with Interrupts(say) as interrupts, BuildConsole(quiet=quiet) as console:
+        document = carry_out(
+            subject,
+            tier="full",
+            repeat=repeat,
+            cases=cases,
+            check=interrupts.raise_if_pending,
+            progress=lambda _case, done, total: console.progress("self-test", done, total),
+        )
+    if document is None:
+        raise SelfTestError("there is no torch to test", remedy="choose another --image, or install torch")
+    return document
 
 
 def _keep(certificate: Certificate | None, save: str | None) -> None:

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, assert_never
 
 from reprobox.engines.base import (
+    GPUS_LABEL,
     RUN_LABEL,
     Box,
     BoxOptions,
@@ -15,6 +16,7 @@ from reprobox.engines.base import (
     EngineInfo,
     Exit,
     FoundBox,
+    GpuBox,
     ImageInfo,
     Mount,
     Stream,
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
+    "GPUS_LABEL",
     "RUN_LABEL",
     "Box",
     "BoxOptions",
@@ -34,6 +37,7 @@ __all__ = [
     "EngineName",
     "Exit",
     "FoundBox",
+    "GpuBox",
     "ImageInfo",
     "Mount",
     "Stream",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from reprobox.engines.splice import Delivered
 
 __all__ = [
+    "GPUS_LABEL",
     "RUN_LABEL",
     "Box",
     "BoxOptions",
@@ -21,6 +22,7 @@ __all__ = [
     "EngineInfo",
     "Exit",
     "FoundBox",
+    "GpuBox",
     "ImageInfo",
     "Mount",
     "Port",
@@ -32,6 +34,12 @@ Stream = Literal["stdout", "stderr"]
 
 RUN_LABEL = "reprobox.run"
 """The label every box carries: the id of its run."""
+
+GPUS_LABEL = "reprobox.gpus"
+"""The label of every box that was given GPUs: their UUIDs, in the order asked for, with commas."""
+
+NEVER_STARTED_SECONDS = 120
+"""A box that was made longer ago than this and not started never will be: its client was killed in between."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +113,8 @@ class BoxSpec:
 
     ``environment`` maps a name to its value, or to ``None`` to remove what the image sets. ``directory`` is entered by
     the entrypoint and not by the engine, which would create it. ``shm_bytes`` is the size of /dev/shm. ``gpus`` are
-    UUIDs in the order asked for. ``tmpfs`` maps a path to its mount options. ``secrets`` are the names of the files
+    UUIDs in the order asked for; ``keep_open`` are file descriptors that a command of this machine inherits, which no
+    container can. ``tmpfs`` maps a path to its mount options. ``secrets`` are the names of the files
     under /run/secrets that the entrypoint exports. ``stdin`` keeps the command's input open for :meth:`Box.feed`;
     ``terminal`` gives it a terminal, and with it one output stream; ``detached`` leaves the input to who attaches
     later. ``log`` lets the engine keep a copy of the output, to catch up with after an interruption. ``labels`` are
@@ -124,6 +133,7 @@ class BoxSpec:
     network: str = "bridge"
     shm_bytes: int = 64 << 20
     gpus: tuple[str, ...] = ()
+    keep_open: tuple[int, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     read_only: bool = True
     secrets: tuple[str, ...] = ()
@@ -169,6 +179,15 @@ class Exit:
     error: str = ""
     engine_was_away: bool = False
     removed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuBox:
+    """A box that holds GPUs, by the labels it carries: the id of its run, and the UUIDs in the order asked for."""
+
+    run_id: str
+    gpus: tuple[str, ...]
+    state: Literal["created", "running", "paused", "restarting"]
 
 
 class Box(Protocol):
@@ -266,3 +285,11 @@ class Engine(Protocol):
 
     def find(self, run_id: str) -> FoundBox | None:
         """Return the box of the run ``run_id``, running or ended, if there still is one."""
+
+    def gpu_boxes(self) -> tuple[GpuBox, ...]:
+        """Return every box that was given GPUs and has not ended, whoever made it.
+
+        A box that was made and not started counts for :data:`NEVER_STARTED_SECONDS`.
+
+        :raises EngineUnavailable: when the engine does not answer.
+        """

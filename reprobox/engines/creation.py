@@ -47,8 +47,6 @@ def create_arguments(api: APIClient, spec: BoxSpec, **more: Any) -> dict[str, An
         "port_bindings": _port_bindings(options.ports),
         **more,
     }
-    if spec.gpus:
-        host["device_requests"] = [docker.types.DeviceRequest(device_ids=list(spec.gpus), capabilities=[["gpu"]])]
     entrypoint = [*ENTRYPOINT, f"--chdir={spec.directory}"]
     if spec.secrets:
         entrypoint.append(f"--secrets={','.join(spec.secrets)}")

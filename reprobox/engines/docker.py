@@ -6,22 +6,34 @@ import contextlib
 import re
 import time
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import docker.errors
 import docker.types
 
 import docker
-from reprobox.engines.base import RUN_LABEL, Box, BoxSpec, Engine, EngineInfo, FoundBox, ImageInfo
+from reprobox.engines.base import (
+    GPUS_LABEL,
+    NEVER_STARTED_SECONDS,
+    RUN_LABEL,
+    Box,
+    BoxSpec,
+    Engine,
+    EngineInfo,
+    FoundBox,
+    GpuBox,
+    ImageInfo,
+)
 from reprobox.engines.connection import NoSuchThing, connect, engine_errors
 from reprobox.engines.creation import create_arguments
+from reprobox.engines.devices import device_request, gpu_way
 from reprobox.engines.digests import config_digest
 from reprobox.engines.docker_box import DockerBox
 from reprobox.errors import EngineError, EngineUnavailable, ImageNotFound
 from reprobox.reference import parse as parse_reference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 LATE_CREATION_SECONDS = 3
 
@@ -31,6 +43,16 @@ _LOG = {"type": "local", "config": {"max-size": "20m", "max-file": "2", "compres
 Capped (1 GiB of output became 2.2 GB of json-file log), and by the driver that is faster than json-file and keeps bytes
 that are no UTF-8. It costs the stream half its speed or more: the daemon is busier with its log than we are reading.
 """
+
+_ALIVE: dict[str, Literal["running", "paused", "restarting"]] = {
+    "running": "running",
+    "paused": "paused",
+    "restarting": "restarting",
+    "stopping": "running",  # Podman's, from the first signal on until the command has ended
+}
+
+_UNIX_SOCKET = "http+docker://localhost"
+"""How docker-py writes the address of any unix socket."""
 
 _PULLED_DIGEST = re.compile(r"Digest: (sha256:[0-9a-f]{64})")
 
@@ -47,10 +69,22 @@ class DockerEngine(Engine):
         return connect()
 
     @cached_property
+    def _described(self) -> dict[str, Any]:
+        """What the engine answers to ``GET /info``."""
+        with engine_errors("describe itself"):
+            described: dict[str, Any] = self.client.info()
+        return described
+
+    @property
+    def _is_local(self) -> bool:
+        """Whether the engine's programs and folders are this machine's, as behind a unix socket they almost always are."""
+        return self.client.api.base_url == _UNIX_SOCKET
+
+    @cached_property
     def _info(self) -> EngineInfo:
+        info = self._described
         with engine_errors("describe itself"):
             version = self.client.version()
-            info = self.client.info()
         return EngineInfo(
             name=self.name,
             version=str(version["Version"]),
@@ -60,11 +94,16 @@ class DockerEngine(Engine):
                 "cgroup_driver": str(info.get("CgroupDriver", "")),
                 "cgroup_version": str(info.get("CgroupVersion", "")),
                 "kernel": str(info.get("KernelVersion", "")),
+                "gpus": self.gpus_through(info),
             },
         )
 
     def info(self) -> EngineInfo:
         return self._info
+
+    def gpus_through(self, info: Mapping[str, Any]) -> str:
+        """Return how this engine, which answered ``info``, is asked for GPUs."""
+        return str(gpu_way(info, local=self._is_local))
 
     def image(self, reference: str) -> ImageInfo:
         try:
@@ -107,14 +146,18 @@ class DockerEngine(Engine):
 
     def create(self, spec: BoxSpec) -> Box:
         with self._removing_if_unanswered(spec), engine_errors("create the box"):
-            created = self.client.api.create_container(**self.arguments(spec))
+            box_id = self.make(spec)
         return DockerBox(
             self.client,
-            str(created["Id"]),
+            box_id,
             terminal=spec.terminal,
             stdin=spec.stdin and not spec.detached,
             wants_gpus=bool(spec.gpus),
         )
+
+    def make(self, spec: BoxSpec) -> str:
+        """Have the engine create the box, and return its id."""
+        return str(self.client.api.create_container(**self.arguments(spec))["Id"])
 
     def arguments(self, spec: BoxSpec) -> dict[str, Any]:
         """Return what the box is created with: docker-py's keyword arguments."""
@@ -122,7 +165,12 @@ class DockerEngine(Engine):
 
     def host_options(self, spec: BoxSpec) -> dict[str, Any]:
         """Return what this engine wants of a box's host configuration beyond what every engine is told."""
-        return {"log_config": docker.types.LogConfig(**(_LOG if spec.log else {"type": "none"}))}
+        log = docker.types.LogConfig(**(_LOG if spec.log else {"type": "none"}))
+        if not spec.gpus:
+            return {"log_config": log}
+        info, local = self._described, self._is_local
+        request = device_request(gpu_way(info, local=local), spec.gpus, info, local=local)
+        return {"log_config": log, "device_requests": [request]}
 
     def find(self, run_id: str) -> FoundBox | None:
         with engine_errors("look for the run's box"):
@@ -136,6 +184,20 @@ class DockerEngine(Engine):
             terminal=bool(config["Tty"]),
             stdin=bool(config["OpenStdin"]),
             ends_input=bool(config["StdinOnce"]),
+        )
+
+    def gpu_boxes(self) -> tuple[GpuBox, ...]:
+        with engine_errors("look for boxes that have GPUs"):
+            found = self.client.api.containers(all=True, filters={"label": GPUS_LABEL})
+        latest = time.time() - NEVER_STARTED_SECONDS
+        return tuple(
+            GpuBox(
+                run_id=box["Labels"].get(RUN_LABEL, ""),
+                gpus=tuple(box["Labels"][GPUS_LABEL].split(",")),
+                state=_ALIVE.get(box["State"], "created"),
+            )
+            for box in found
+            if box["State"] in _ALIVE or (box["State"] == "created" and box["Created"] > latest)
         )
 
     @contextlib.contextmanager

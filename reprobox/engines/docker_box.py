@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from reprobox.engines.base import Exit, FoundBox, Stream
 from reprobox.engines.connection import NoSuchThing, engine_errors
+from reprobox.engines.devices import why_no_gpus
 from reprobox.engines.splice import Delivered
-from reprobox.errors import EngineError, EngineUnavailable, GpuError
+from reprobox.errors import EngineError, EngineUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -62,7 +63,7 @@ class DockerBox(FoundBox):
         self._killed = False
 
     def attach(self) -> None:
-        with engine_errors("attach to the box"):
+        with self._gpu_errors(), engine_errors("attach to the box"):
             self._attached = self.client.api.attach_socket(
                 self.id,
                 params={
@@ -78,17 +79,18 @@ class DockerBox(FoundBox):
         _raw_socket(self._attached).settimeout(None)
 
     def start(self) -> None:
+        with self._gpu_errors(), engine_errors("start the box"):
+            self._started = True
+            self.client.api.start(self.id)
+
+    @contextlib.contextmanager
+    def _gpu_errors(self) -> Iterator[None]:
+        """Say it in a sentence where the box cannot have its GPUs: Docker finds that at the start, Podman before."""
         try:
-            with engine_errors("start the box"):
-                self._started = True
-                self.client.api.start(self.id)
+            yield
         except EngineError as error:
-            if self.wants_gpus and "device driver" in f"{error} {error.detail}":
-                raise GpuError(
-                    "the engine has no NVIDIA runtime, so the box cannot be given GPUs",
-                    remedy="install nvidia-container-toolkit and restart the engine, or run with --gpus none",
-                    detail=error.detail,
-                ) from error
+            if self.wants_gpus and (refusal := why_no_gpus(error)) is not None:
+                raise refusal from error
             raise
 
     def stream(self, write: Callable[[Stream, bytes], None], say: Callable[[str], None]) -> None:

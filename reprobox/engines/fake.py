@@ -5,7 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from reprobox.engines.base import Box, BoxSpec, Engine, EngineInfo, Exit, FoundBox, ImageInfo, Stream
+from reprobox.engines.base import (
+    GPUS_LABEL,
+    RUN_LABEL,
+    Box,
+    BoxSpec,
+    Engine,
+    EngineInfo,
+    Exit,
+    FoundBox,
+    GpuBox,
+    ImageInfo,
+    Stream,
+)
 from reprobox.errors import EngineError, ImageNotFound
 
 if TYPE_CHECKING:
@@ -56,6 +68,17 @@ class FakeEngine(Engine):
     def find(self, run_id: str) -> FoundBox | None:
         return self.found.get(run_id)
 
+    def gpu_boxes(self) -> tuple[GpuBox, ...]:
+        return tuple(
+            GpuBox(
+                run_id=box.spec.labels.get(RUN_LABEL, ""),
+                gpus=tuple(box.spec.labels[GPUS_LABEL].split(",")),
+                state="running" if "start" in box.events else "created",
+            )
+            for box in self.boxes
+            if GPUS_LABEL in box.spec.labels and not box.has_ended
+        )
+
     def create(self, spec: BoxSpec) -> Box:
         box = FakeBox(spec, self.script)
         box.do("create")
@@ -79,6 +102,10 @@ class FakeBox(Box):
         self.events.append(verb)
         if self.script.fail_at == verb:
             raise EngineError(f"the fake was told to fail at {verb}")
+
+    @property
+    def has_ended(self) -> bool:
+        return "wait" in self.events or "remove" in self.events
 
     def attach(self) -> None:
         self.do("attach")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import reprobox.box
-from reprobox.engines.base import Box, BoxSpec, Engine, EngineInfo, Exit, FoundBox, ImageInfo, Stream
+from reprobox.engines.base import Box, BoxSpec, Engine, EngineInfo, Exit, FoundBox, GpuBox, ImageInfo, Stream
 from reprobox.errors import EngineError, ImageNotFound
 
 if TYPE_CHECKING:
@@ -61,6 +61,10 @@ class LocalEngine(Engine):
         """Return ``None``: a command that outlives the process that started it cannot be waited for by another."""
         del run_id
         return None
+
+    def gpu_boxes(self) -> tuple[GpuBox, ...]:
+        """Return nothing: what runs here has no label. It holds its claim's lock open instead (``keep_open``)."""
+        return ()
 
 
 class LocalBox(Box):
@@ -102,6 +106,7 @@ class LocalBox(Box):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment,
+            pass_fds=self.spec.keep_open,
             process_group=0,
         )
         if process.stdin is not None:
@@ -120,6 +125,7 @@ class LocalBox(Box):
                 stdout=inner,
                 stderr=inner,
                 env={"TERM": "xterm", **environment},
+                pass_fds=self.spec.keep_open,
                 start_new_session=True,
             )
         finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -18,14 +19,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import docker.types
+import requests.exceptions
+from docker.errors import create_api_error_from_http_exception
 
 import docker
 from reprobox.engines.connection import open_client
+from reprobox.engines.devices import GpuWay, cdi_request, qualified
 from reprobox.engines.docker import DockerEngine
-from reprobox.errors import EngineError, EngineUnavailable, GpuError, ImageNotFound
+from reprobox.engines.libpod import LIBPOD_CREATE, specification
+from reprobox.errors import EngineError, EngineUnavailable, ImageNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from reprobox.engines.base import BoxSpec, ImageInfo
 
@@ -34,6 +39,9 @@ __all__ = ["PodmanEngine"]
 SERVICE_IDLE_SECONDS = 60
 SERVICE_START_SECONDS = 20
 STOP_SECONDS = 10
+
+_CDI_REQUESTS_SINCE = (5, 4)
+"""The first version whose Docker-compatible API heeds requests for CDI devices (its release notes)."""
 
 _REMEDY = "start its socket (systemctl --user start podman.socket), set CONTAINER_HOST, or use --engine docker"
 _NOT_THE_IMAGES = ("container", "TERM")
@@ -55,9 +63,28 @@ class PodmanEngine(DockerEngine):
         """Whether its boxes run without root: then the box's user must be mapped to the caller."""
         return bool(self.client.info().get("Rootless"))
 
+    def gpus_through(self, info: Mapping[str, Any]) -> str:
+        del info
+        return str(GpuWay.CDI)
+
+    def make(self, spec: BoxSpec) -> str:
+        if not spec.gpus or self._takes_cdi_requests:
+            return super().make(spec)
+        api = self.client.api
+        body = specification(self.arguments(spec), qualified(spec.gpus), rootless=self.rootless)
+        answer = api.post(f"{api.base_url}{LIBPOD_CREATE}", json=body, timeout=api.timeout)
+        try:
+            answer.raise_for_status()
+        except requests.exceptions.HTTPError as error:
+            create_api_error_from_http_exception(error)
+        return str(answer.json()["Id"])
+
+    @property
+    def _takes_cdi_requests(self) -> bool:
+        numbers = [int(number) for number in re.findall(r"\d+", self.info().version)[:2]]
+        return tuple(numbers) >= _CDI_REQUESTS_SINCE
+
     def arguments(self, spec: BoxSpec) -> dict[str, Any]:
-        if spec.gpus:
-            raise GpuError("Podman's boxes cannot be given GPUs yet", remedy="use --engine docker, or --gpus none")
         self._refuse_limits_it_ignores(spec)
         arguments = super().arguments(spec)
         # A bare NAME would take the value of the service's environment, and not remove the image's.
@@ -96,7 +123,10 @@ class PodmanEngine(DockerEngine):
 
     def host_options(self, spec: BoxSpec) -> dict[str, Any]:
         log = {"type": "json-file", "config": {"max-size": "40m"}} if spec.log else {"type": "none"}
-        return {"log_config": docker.types.LogConfig(**log)}
+        options: dict[str, Any] = {"log_config": docker.types.LogConfig(**log)}
+        if spec.gpus and self._takes_cdi_requests:
+            options["device_requests"] = [cdi_request(spec.gpus)]
+        return options
 
 
 def _tmpfs(options: str) -> str:

@@ -1,106 +1,111 @@
-"""The GPUs of this machine, as NVML tells them."""
+"""What GPUs a machine has: plain data, read by :mod:`reprobox.gpus.nvml`."""
 
 from __future__ import annotations
 
-import ctypes
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
 
-__all__ = ["Gpu", "Inventory", "take_inventory"]
+__all__ = ["Gpu", "GpuProcess", "Inventory", "MigInstance"]
 
-_NO_DRIVER = {
-    9: "the NVIDIA driver is not loaded",
-    12: "there is no NVIDIA driver library",
-}
-_INSTALL = "install the NVIDIA driver, or run with --gpus none"
-_BROKEN = {
-    4: ("this user may not talk to the NVIDIA driver", "join the group that owns /dev/nvidia*"),
-    15: ("a GPU has fallen off the bus", "see dmesg for Xid errors and reboot the machine"),
-    16: ("a GPU must be reset", "run nvidia-smi --gpu-reset, or reboot the machine"),
-    18: ("the NVIDIA driver and its library are of different versions", "reboot the machine, or reload the driver"),
-}
+
+@dataclass(frozen=True, kw_only=True)
+class GpuProcess:
+    """A process that holds memory of a GPU. ``user`` and ``command`` are ``None`` where /proc does not tell them.
+
+    ``run`` is the id of the reprobox run that the process belongs to.
+    """
+
+    pid: int
+    kind: Literal["compute", "graphics"]
+    user: str | None = None
+    command: str | None = None
+    memory_bytes: int | None = None
+    run: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MigInstance:
+    """A slice of a GPU in MIG mode: its UUID (``MIG-…``), its profile (``1g.10gb``), its memory and its processes."""
+
+    uuid: str
+    profile: str
+    memory_total_bytes: int | None = None
+    memory_used_bytes: int | None = None
+    processes: tuple[GpuProcess, ...] = ()
+
+    def as_gpu(self, parent: Gpu) -> Gpu:
+        """Return this instance as what a run is given: in CUDA's eyes it is a GPU of its own."""
+        return Gpu(
+            index=parent.index,
+            uuid=self.uuid,
+            name=f"{parent.name} MIG {self.profile}",
+            ecc=parent.ecc,
+            mig=True,
+            parent=parent.uuid,
+            memory_total_bytes=self.memory_total_bytes,
+            memory_used_bytes=self.memory_used_bytes,
+            temperature_celsius=parent.temperature_celsius,
+            processes=self.processes,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One GPU: its index in PCI order, UUID and product name; ECC and MIG mode, ``None`` where it has no such mode."""
+    """One GPU. Everything but index, UUID and name is ``None`` where its driver does not support the question.
+
+    ``index`` counts in PCI order. ``ecc`` and ``mig`` say whether the mode is on; ``ecc_errors`` counts uncorrected ones
+    since the driver was loaded. ``links`` gives, by another GPU's UUID, how near it is: ``NV4`` (four NVLinks), then
+    ``PIX``, ``PXB``, ``PHB``, ``NODE``, ``SYS``, the words of ``nvidia-smi topo -m``. ``fault`` is a sentence where the
+    GPU cannot be used, ``parent`` the UUID of the GPU that a MIG instance is a slice of.
+    """
 
     index: int
     uuid: str
     name: str
     ecc: bool | None = None
     mig: bool | None = None
+    mig_instances: tuple[MigInstance, ...] = ()
+    bus_id: str | None = None
+    memory_total_bytes: int | None = None
+    memory_used_bytes: int | None = None
+    utilization_percent: int | None = None
+    temperature_celsius: int | None = None
+    fan_percent: int | None = None
+    power_watts: float | None = None
+    power_limit_watts: float | None = None
+    performance_state: str | None = None
+    persistence_mode: bool | None = None
+    ecc_errors: int | None = None
+    compute_mode: str | None = None
+    display_active: bool | None = None
+    processes: tuple[GpuProcess, ...] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
+    fault: str | None = None
+    parent: str | None = None
+
+    @property
+    def memory_free_bytes(self) -> int | None:
+        """What is left of its memory."""
+        if self.memory_total_bytes is None or self.memory_used_bytes is None:
+            return None
+        return self.memory_total_bytes - self.memory_used_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the GPU as ``reprobox gpus --json`` shows it."""
+        from dataclasses import asdict
+
+        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inventory:
-    """What NVML answered: the GPUs, the driver's version, and, where there are none, why."""
+    """What NVML answered: the GPUs, the versions of the driver and of the CUDA it speaks; where there are none, why."""
 
     gpus: tuple[Gpu, ...] = ()
     driver: str | None = None
+    cuda: str | None = None
     missing: str | None = None
     remedy: str | None = None
-
-
-def take_inventory() -> Inventory:
-    """Ask NVML for the GPUs of this machine. Never raises: a machine without GPUs is an ordinary machine."""
-    if not _has_library():
-        return Inventory(missing=_NO_DRIVER[12], remedy=_INSTALL)
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        return _missing(error)
-    try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        gpus = tuple(
-            Gpu(
-                index=i,
-                uuid=_text(pynvml.nvmlDeviceGetUUID(h)),
-                name=_text(pynvml.nvmlDeviceGetName(h)),
-                ecc=_mode(pynvml.nvmlDeviceGetEccMode, h),
-                mig=_mode(pynvml.nvmlDeviceGetMigMode, h),
-            )
-            for i, h in enumerate(handles)
-        )
-        return Inventory(gpus=gpus, driver=_text(pynvml.nvmlSystemGetDriverVersion()))
-    except pynvml.NVMLError as error:
-        return _missing(error)
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _has_library() -> bool:
-    """Say whether the driver's library can be loaded: most machines have none, and the bindings cost 9 ms to import."""
-    try:
-        ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return False
-    return True
-
-
-def _mode(ask: Callable[[Any], Any], handle: Any) -> bool | None:
-    """Return the current one of a mode's two states (current and pending)."""
-    import pynvml
-
-    try:
-        return bool(ask(handle)[0])
-    except pynvml.NVMLError:
-        return None
-
-
-def _missing(error: Exception) -> Inventory:
-    # Mapped by value: old bindings give newer codes the base class.
-    value = int(getattr(error, "value", 999))
-    if value in _NO_DRIVER:
-        return Inventory(missing=_NO_DRIVER[value], remedy=_INSTALL)
-    why, remedy = _BROKEN.get(value, (f"NVML says: {error}", "run nvidia-smi to see what is wrong"))
-    return Inventory(missing=why, remedy=remedy)
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value

@@ -13,7 +13,7 @@ from typing import Literal, TypeVar, cast
 from reprobox.engines.base import BoxOptions, Device, Port, Ulimit
 from reprobox.errors import BoxError, UsageError, near_miss
 from reprobox.runs.options import checked_text
-from reprobox.settings import parse_size
+from reprobox.sizes import parse_size
 
 __all__ = ["DEFAULT_PIDS", "DOCKER_FLAGS", "DockerFlag", "parse_options", "parse_user"]
 

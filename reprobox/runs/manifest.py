@@ -16,7 +16,7 @@ from reprobox.runs.redaction import redacted, redacted_words
 
 if TYPE_CHECKING:
     from reprobox.engines import EngineInfo
-    from reprobox.gpus import Gpu
+    from reprobox.gpus import Inventory
     from reprobox.runs.plan import RunPlan
 
 __all__ = ["SCHEMA", "Outcome", "first_manifest", "now"]
@@ -50,7 +50,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def first_manifest(plan: RunPlan, engine: EngineInfo, gpus: tuple[Gpu, ...]) -> dict[str, Any]:
+def first_manifest(plan: RunPlan, engine: EngineInfo, inventory: Inventory) -> dict[str, Any]:
     """Return the manifest of a planned run: valid from its first moment, completed as the run goes on."""
     request, box = plan.request, plan.box
     image = plan.image
@@ -77,7 +77,13 @@ def first_manifest(plan: RunPlan, engine: EngineInfo, gpus: tuple[Gpu, ...]) -> 
         },
         "engine": {"name": engine.name, "version": engine.version, **engine.details},
         "host": host_facts(),
-        "gpus": {"driver": plan.driver, "devices": [{"index": g.index, "uuid": g.uuid, "name": g.name} for g in gpus]},
+        "gpus": {
+            "driver": inventory.driver,
+            "cuda": inventory.cuda,
+            "devices": [
+                {"index": g.index, "uuid": g.uuid, "name": g.name, "ecc": g.ecc, "mig": g.mig} for g in request.gpus
+            ],
+        },
         "git": git_facts(request.project.root),
         "environment": redacted(request.environment),
         "secrets": sorted(request.secrets),

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reprobox.engines import RUN_LABEL, BoxOptions, BoxSpec, EngineName, ImageInfo, Mount
+from reprobox.engines import GPUS_LABEL, RUN_LABEL, BoxOptions, BoxSpec, EngineName, ImageInfo, Mount
 from reprobox.errors import BoxError, ImageNotFound, UsageError
 from reprobox.project import WORKSPACE, Project
 from reprobox.recipe import Profile, Recipe, SelfTest, draw_seed, world_size
@@ -56,6 +56,7 @@ class RunRequest:
     network: str | None = None
     shm_bytes: int | None = None
     gpus: tuple[Gpu, ...] = ()
+    keep_open: tuple[int, ...] = ()
     gpus_were_asked_for: bool = False
     options: BoxOptions = field(default_factory=BoxOptions)
     tmpfs: Mapping[str, str] = field(default_factory=dict)
@@ -167,6 +168,7 @@ def make_plan(
             directory=_local_directory(request),
             environment={**{name: os.fsdecode(value) for name, value in request.secrets.items()}, **environment},
             gpus=gpus,
+            keep_open=request.keep_open,
             stdin=request.stdin,
             terminal=request.terminal,
             detached=request.detached,
@@ -273,7 +275,11 @@ def _container(
         network=request.network or "bridge",
         shm_bytes=request.shm_bytes or default_shm_bytes(),
         gpus=gpus,
-        labels={RUN_LABEL: run_id, "reprobox.project": str(request.project.root)},
+        labels={
+            RUN_LABEL: run_id,
+            "reprobox.project": str(request.project.root),
+            **({GPUS_LABEL: ",".join(gpus)} if gpus else {}),
+        },
         read_only=not request.writable,
         secrets=tuple(sorted(request.secrets)),
         stdin=request.stdin,

@@ -244,8 +244,17 @@ class Comparison:
 
 
 def compare(ours: Certificate, theirs: Certificate, tolerance: Tolerance | None = None) -> Comparison:
-    """Compare ``ours`` with ``theirs`` case by case. Devices are matched by kind and index, not by UUID."""
+    """Compare ``ours`` with ``theirs`` case by case. Devices are matched by kind and index, not by UUID.
+
+    :raises CertificateError: where the two have no case in common: nothing would differ, and nothing be shown.
+    """
     sides = [{_name(case): case for case in certificate.cases} for certificate in (ours, theirs)]
+    if not sides[0].keys() & sides[1].keys():
+        here, there = (", ".join(sorted({str(case["device"]) for case in c.cases})) for c in (ours, theirs))
+        raise CertificateError(
+            f"the two certificates have no case in common (here on {here or 'nothing'}, there on {there or 'nothing'})",
+            remedy="make both on the same kind of device, with the same --cases",
+        )
     rows: list[tuple[str, Agreement, float | None]] = []
     for name in [*sides[0], *(name for name in sides[1] if name not in sides[0])]:
         mine, other = sides[0].get(name), sides[1].get(name)

@@ -252,7 +252,7 @@ def test_a_limit_of_memory_holds_or_is_refused(podman):
     assert podman.manifest()["exit_code"] == 137
 
 
-def test_gpus_are_refused(podman):
+def test_gpus_that_cannot_be_had_are_refused(podman):
     done = podman.run("true", flags=("--gpus", "0"), check=False)
     assert done.returncode == 125
     assert "--gpus none" in done.stderr

@@ -9,7 +9,7 @@ import time
 import pytest
 from support.daemon import TAG
 
-from reprobox.engines import BoxSpec, EngineName, Exit, Mount, open_engine
+from reprobox.engines import GPUS_LABEL, RUN_LABEL, BoxSpec, EngineName, Exit, GpuBox, Mount, open_engine
 from reprobox.engines.fake import FakeEngine, Script
 from reprobox.errors import EngineError
 
@@ -37,9 +37,10 @@ def make(request, tmp_path, monkeypatch):
     run_dir.mkdir()
     run_dir.chmod(0o777)
 
-    def box(command, script):
+    def box(command, script, gpus=None):
+        run_id = f"contract-{time.time_ns()}"
         spec = BoxSpec(
-            run_id=f"contract-{time.time_ns()}",
+            run_id=run_id,
             name=f"reprobox-contract-{time.time_ns()}",
             image=image,
             command=tuple(command),
@@ -52,9 +53,11 @@ def make(request, tmp_path, monkeypatch):
             },
             mounts=(Mount(source=str(run_dir), target="/run/reprobox/run"),),
             tmpfs={"/tmp": "rw,exec,mode=1777"},
+            labels={RUN_LABEL: run_id, **({GPUS_LABEL: gpus} if gpus else {})},
         )
-        engine = FakeEngine(script=script) if kind == "fake" else open_engine(EngineName(kind))
-        return engine.create(spec)
+        box.engine = FakeEngine(script=script) if kind == "fake" else open_engine(EngineName(kind))
+        box.run_id = run_id
+        return box.engine.create(spec)
 
     return box
 
@@ -129,6 +132,67 @@ def test_a_signal_after_the_end_is_no_error(make):
         box.stream(lambda _stream, _data: None, print)
         box.wait()
         box.signal(signal.SIGTERM)
+
+
+def gpu_boxes(make):
+    """Boxes of the run made last that have GPUs; other sessions may have theirs on the same engine."""
+    return [found for found in make.engine.gpu_boxes() if found.run_id == make.run_id]
+
+
+def test_a_box_with_gpus_is_listed_until_it_ends(make):
+    box = make(["/bin/sh", "-c", "exec sleep 60"], Script(), gpus="GPU-b,GPU-a")
+    listed = make.engine.name != "local"
+
+    def expected(state):
+        return [GpuBox(run_id=make.run_id, gpus=("GPU-b", "GPU-a"), state=state)] if listed else []
+
+    with box:
+        assert gpu_boxes(make) == expected("created")
+        box.attach()
+        box.start()
+        assert gpu_boxes(make) == expected("running")
+        box.signal(signal.SIGKILL)
+        box.wait()
+        assert gpu_boxes(make) == []
+    assert gpu_boxes(make) == []
+
+
+def test_a_box_without_gpus_is_not_listed(make):
+    box = make(["/bin/sleep", "60"], Script())
+    with box:
+        box.attach()
+        box.start()
+        assert gpu_boxes(make) == []
+        box.signal(signal.SIGKILL)
+        box.wait()
+
+
+@pytest.mark.engine
+def test_a_box_that_nobody_started_is_listed_for_a_while_only(docker_client, image, monkeypatch):
+    engine = open_engine(EngineName.DOCKER)
+    spec = BoxSpec(
+        run_id="unstarted",
+        name=f"reprobox-unstarted-{time.time_ns()}",
+        image=image,
+        command=("sleep", "60"),
+        directory="/",
+        environment={},
+        labels={RUN_LABEL: "unstarted", GPUS_LABEL: "GPU-c"},
+    )
+
+    def listed():
+        return [found.state for found in engine.gpu_boxes() if found.gpus == ("GPU-c",)]
+
+    with engine.create(spec) as box:
+        assert listed() == ["created"]
+        monkeypatch.setattr("reprobox.engines.docker.NEVER_STARTED_SECONDS", -1)
+        assert listed() == []
+        box.attach()
+        box.start()
+        assert listed() == ["running"]
+        docker_client.api.pause(box.id)
+        assert listed() == ["paused"]
+        docker_client.api.unpause(box.id)
 
 
 @pytest.mark.engine

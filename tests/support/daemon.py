@@ -7,6 +7,7 @@ Containers there have ``--network none``, and run :data:`TAG`, which is reprobox
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import shutil
@@ -69,20 +70,27 @@ class SmallImage:
         finally:
             container.remove(force=True)
 
+    def labelled(self, name, value):
+        """Return the same image with another label."""
+        other = copy.copy(self)
+        other.changes = [*self.changes, f"LABEL {name}={json.dumps(value)}"]
+        return other
+
 
 class Daemon:
     """``dockerd`` with folders, a socket and a containerd of its own; what it leaves goes when the ``with`` block ends.
 
-    ``data_root`` may lie on a file system of its own (:func:`small_disk`).
+    ``data_root`` may lie on a file system of its own (:func:`small_disk`). ``variables`` are added to its environment.
     """
 
-    def __init__(self, data_root=None):
+    def __init__(self, data_root=None, *, variables=None):
         # Short, and not under pytest's folders: a unix socket's path has at most 107 bytes.
         self.home = Path(tempfile.mkdtemp(prefix="reprobox-daemon-"))
         self.data_root = data_root or self.home / "data"
         self.exec_root = self.home / "exec"
         self.socket = self.home / "docker.sock"
         self.log = self.home / "dockerd.log"
+        self.variables = variables or {}
         self.process = None
         self.live_restore = False
 
@@ -123,6 +131,7 @@ class Daemon:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env={**os.environ, **self.variables},
             )
         assert until(lambda: self._answers() or not self.running, PATIENCE_SECONDS), self._tail()
         assert self.running, self._tail()
@@ -171,11 +180,11 @@ class Daemon:
         finally:
             self.thaw()
 
-    def load(self, image):
-        """Import a :class:`SmallImage` as :data:`TAG`."""
+    def load(self, image, tag=TAG):
+        """Import a :class:`SmallImage` as ``tag``."""
         with contextlib.closing(self.client()) as client:
-            client.api.import_image_from_file(str(image.archive), *TAG.split(":"), changes=image.changes)
-            client.images.get(TAG)
+            client.api.import_image_from_file(str(image.archive), *tag.split(":"), changes=image.changes)
+            client.images.get(tag)
 
     def containers(self):
         """Names of the containers it has, whatever their state."""

@@ -103,7 +103,13 @@ class PodmanService:
 
     def podman(self, *arguments, **options):
         """Run ``podman`` as the service's user, on the same images and containers."""
-        return subprocess.run([*self._alone, "podman", *arguments], check=True, **{**self._options, **options})
+        return subprocess.run([*self._alone, "podman", *arguments], **{**self._options, "check": True, **options})
+
+    def load(self, image, tag):
+        """Import a :class:`support.daemon.SmallImage` as ``tag``."""
+        with image.archive.open("rb") as archive:
+            changes = [word for change in image.changes for word in ("--change", change)]
+            self.podman("import", "--quiet", *changes, "-", tag, stdin=archive, stdout=subprocess.DEVNULL)
 
     def start(self):
         with self.log.open("ab") as log:
@@ -142,9 +148,7 @@ class PodmanService:
             if self.rootless:
                 self.uid, self.gid = self._left.enter_context(user())
             self._configure()
-            with self.image.archive.open("rb") as archive:
-                changes = [word for change in self.image.changes for word in ("--change", change)]
-                self.podman("import", "--quiet", *changes, "-", TAG, stdin=archive, stdout=subprocess.DEVNULL)
+            self.load(self.image, TAG)
             self.start()
         except BaseException:
             self.close()

@@ -361,12 +361,16 @@ def test_dtypes_and_devices_are_cases_of_their_own():
         (case(value=1.25), False),
         (case(value=9.0), True),
         (case(verdict="unsupported"), True),
-        (case("another"), False),
     ],
 )
 def test_only_a_case_that_differs_makes_a_difference(other, differs):
     found = compare(certificate(case()), certificate(other), Tolerance(atol=0.5))
     assert found.differs is found.to_json()["differs"] is differs
+
+
+def test_two_with_no_case_in_common_show_nothing_and_are_refused():
+    with pytest.raises(CertificateError, match=r"no case in common \(here on cpu, there on cuda:0\); make both"):
+        compare(certificate(case()), certificate(case(device="cuda:0")))
 
 
 def test_what_the_two_were_made_on_is_told_by_name():

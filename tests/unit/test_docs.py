@@ -14,6 +14,7 @@ import typer
 from reprobox.cli.app import COMMANDS, app
 from reprobox.cli.recipe import knobs
 from reprobox.engines import EngineInfo, EngineName
+from reprobox.gpus import Inventory
 from reprobox.images import BuildResult
 from reprobox.project import Project
 from reprobox.recipe import KNOBS, VARIABLES, Recipe
@@ -148,7 +149,7 @@ def test_the_reference_names_the_fields_of_a_plan_a_manifest_and_a_result(tmp_pa
     project = Project(root=tmp_path, directory=tmp_path)
     request = RunRequest(command=("true",), recipe=Recipe(seed=1), engine=EngineName.LOCAL, project=project)
     plan = make_plan(request, "id", tmp_path / "run", None)
-    manifest = first_manifest(plan, EngineInfo(name="local", version="0"), ())
+    manifest = first_manifest(plan, EngineInfo(name="local", version="0"), Inventory())
     assert fields_of("reprobox.plan/1") == (plan.to_json().keys() - {"schema"}) | {"knobs"}
     assert fields_of("reprobox.manifest/1") == manifest.keys() | {"out_of_memory"}
     assert fields_of("reprobox.build/1") == {field.name for field in fields(BuildResult)}

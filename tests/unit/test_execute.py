@@ -10,6 +10,7 @@ import pytest
 from reprobox.engines import EngineName, Exit, ImageInfo
 from reprobox.engines.fake import FakeEngine, Script
 from reprobox.errors import EngineError, UsageError
+from reprobox.gpus import Inventory
 from reprobox.project import Project
 from reprobox.recipe import Recipe, SelfTest
 from reprobox.runs.execute import Outside, execute
@@ -42,7 +43,7 @@ class Run:
         run_id = new_run_id()
         self.plan = make_plan(self.request, run_id, store.folder / run_id, IMAGE)
         self.record = store.create(run_id)
-        self.manifest = first_manifest(self.plan, self.engine.info(), ())
+        self.manifest = first_manifest(self.plan, self.engine.info(), Inventory())
 
     def go(self, stdout, stderr):
         with Interrupts(self.said.append) as interrupts:

@@ -15,6 +15,7 @@ from reprobox.cli.app import run_app
 from reprobox.engines import EngineName, Exit, ImageInfo
 from reprobox.engines.fake import FakeBox, FakeEngine, Script
 from reprobox.errors import EngineUnavailable, RecordError
+from reprobox.gpus import Inventory
 from reprobox.project import Project
 from reprobox.recipe import Recipe
 from reprobox.runs import later, logs, store
@@ -71,7 +72,7 @@ class Runs:
         run_id = new_run_id()
         plan = make_plan(request, run_id, self.store.folder / run_id, IMAGE)
         record = self.store.create(run_id)
-        manifest = first_manifest(plan, FakeEngine(name="docker").info(), ())
+        manifest = first_manifest(plan, FakeEngine(name="docker").info(), Inventory())
         manifest |= {"outcome": "running", "start": "2026-01-01T00:00:00.000Z", "host": {}}
         if ended:
             manifest |= {"outcome": "exited", "stage": "exec", "end": manifest["start"], "exit_code": 0}

@@ -7,7 +7,8 @@ import pytest
 from reprobox.engines import EngineName
 from reprobox.errors import UsageError
 from reprobox.recipe import Profile
-from reprobox.settings import SETTINGS, Origin, Resolved, Settings, parse_size
+from reprobox.settings import SETTINGS, Origin, Resolved, Settings
+from reprobox.sizes import parse_size
 
 
 def load(tmp_path, flags=None, environment=None):

@@ -23,6 +23,7 @@ import reprobox.cli.run
 import reprobox.engines
 import reprobox.host
 import reprobox.images
+import reprobox.runs.gpus
 import reprobox.runs.later
 import reprobox.runs.manifest
 import reprobox.selftest.fingerprint
@@ -32,6 +33,7 @@ from reprobox.engines import Exit, ImageInfo
 from reprobox.engines.fake import FakeEngine, Script
 from reprobox.errors import EngineUnavailable
 from reprobox.gpus import Gpu, Inventory
+from reprobox.gpus.claims import Claims
 from reprobox.images import input_digest, local_tag
 from support.nonsense.files import FOLDER, manifest
 from support.nonsense.values import DONE, FAILED, OPEN
@@ -326,7 +328,9 @@ class Workplace:
         patch.setattr(reprobox.engines, "open_engine", open_engine)
         patch.setattr(reprobox.cli.choice, "choose_engine", choose)
         patch.setattr(reprobox.runs.later, "open_engine", open_engine)
-        patch.setattr(reprobox.cli.choice, "take_inventory", lambda: self.case.inventory)
+        for module in (reprobox.cli.choice, reprobox.runs.gpus):
+            patch.setattr(module, "take_inventory", lambda **_details: self.case.inventory)
+        patch.setattr(reprobox.runs.gpus, "Claims", functools.partial(Claims, self.sandbox / "claims"))
         patch.setattr(reprobox.cli.run, "in_background", lambda work: work(lambda: None))
         # The fake runs nothing, and so has nothing to prove.
         patch.setattr(reprobox.selftest.proof, "carry_out", lambda *_subject, **_options: None)

@@ -1,0 +1,256 @@
+"""The machine around the engine: memory for workers, clock, folders, git, buildx, Python, the book of GPU claims."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from platformdirs import user_cache_path
+
+from reprobox.doctor.check import Finding, fail, ok, skipped, warn
+from reprobox.errors import ReproboxError, UsageError
+from reprobox.gpus.inventory import Inventory
+from reprobox.project import Project
+from reprobox.runs.plan import default_shm_bytes
+from reprobox.sizes import human_size
+
+if TYPE_CHECKING:
+    from reprobox.doctor.patient import Patient
+
+__all__ = [
+    "buildx",
+    "cache",
+    "claims",
+    "clock",
+    "git",
+    "judge_clock",
+    "judge_git",
+    "judge_python",
+    "judge_shm",
+    "project",
+    "python",
+    "shm",
+]
+
+LEAST_SHM_BYTES = 1 << 30
+"""Docker's default of 64 MiB is known to be too little for data loaders and NCCL; a GiB serves most trainings."""
+LEAST_CACHE_BYTES = 1 << 30
+APART_SECONDS = 60
+"""By how much the engine's clock may differ: a registry's token or certificate is refused beyond some minutes."""
+_SHM = Path("/dev/shm")  # noqa: S108  # it is looked at, and nothing is put there
+_UNSYNCHRONISED_MICROSECONDS = 16_000_000
+"""From this error on the kernel itself says that the clock is not kept (STA_UNSYNC): adjtimex(2)."""
+_FIRST_RELEASE = 2025
+
+
+def shm(patient: Patient) -> Finding:
+    """Look at the memory by which data loaders and NCCL hand over tensors."""
+    asked: int | None = patient.settings.value("shm_size")
+    boxes = patient.engine is not None and patient.engine.isolates
+    size = None
+    if _SHM.is_dir() and os.access(_SHM, os.W_OK | os.X_OK):
+        there = os.statvfs(_SHM)
+        size = there.f_blocks * there.f_frsize
+    return judge_shm(asked or default_shm_bytes() if boxes else None, size, 2 * default_shm_bytes())
+
+
+def judge_shm(box: int | None, host: int | None, memory: int) -> Finding:
+    """Judge sizes in bytes: a box's /dev/shm (``None``: there are no boxes), this machine's (``None``: none to use)."""
+    larger = "mount it larger: `mount -o remount,size=50% /dev/shm` as root"
+    here = "this machine has no /dev/shm to write to" if host is None else f"this machine's has {human_size(host)}"
+    if box is None and host is None:
+        return fail(here, "mount a tmpfs there with mode 1777: data loaders with workers need it")
+    seen = here if box is None else f"a box has {human_size(box)}, {here}"
+    if box is not None and box < LEAST_SHM_BYTES:
+        return warn(f"{seen}: too little for most data loaders", "give --shm-size 1g or more")
+    if box is not None and box > memory:
+        return warn(f"{seen}, and all of its memory is {human_size(memory)}", "give a smaller --shm-size")
+    if host is None or host < LEAST_SHM_BYTES:
+        whose = "" if box is None else ", which --ipc host and --engine local use"
+        return warn(f"{seen}{whose}: too little for most data loaders", larger)
+    return ok(seen)
+
+
+def clock(patient: Patient) -> Finding:
+    """Look whether the clock is right, as far as that can be told without asking anybody else."""
+    said = patient.facts.said.get("SystemTime") if patient.facts is not None else None
+    return judge_clock(datetime.now(UTC), _moment(said), _kernels_error())
+
+
+def judge_clock(now: datetime, engines: datetime | None, error: int | None) -> Finding:
+    """Judge the time against the engine's, and the kernel's own estimate of its error in microseconds."""
+    seen = f"{now:%Y-%m-%d %H:%M} UTC"
+    right = "set it: `timedatectl set-ntp true`, or `date` as root"
+    if not _FIRST_RELEASE <= now.year < _FIRST_RELEASE + 50:
+        return fail(f"{seen} cannot be now: certificates are refused, and runs are recorded out of order", right)
+    if engines is not None and (apart := abs((engines - now).total_seconds())) > APART_SECONDS:
+        return warn(
+            f"{seen}, and the engine's clock is {apart:.0f} s away: times in records will not agree",
+            "set the clock that is wrong; restarting Docker Desktop sets its own",
+        )
+    if error is not None and error >= _UNSYNCHRONISED_MICROSECONDS:
+        return warn(f"{seen}; the kernel knows of nothing that keeps it right (NTP)", "run chrony or systemd-timesyncd")
+    return ok(f"{seen}" if error is None else f"{seen}, kept right by NTP")
+
+
+def _moment(text: object) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(str(text)[:19])
+    except ValueError:
+        return None
+    return found.replace(tzinfo=UTC) if str(text).endswith("Z") else None
+
+
+def _kernels_error() -> int | None:
+    """Return the largest error that the kernel says its clock has, in microseconds (``struct timex.maxerror``)."""
+    answer = (ctypes.c_long * 64)()  # modes (none: ask alone), offset, freq, maxerror
+    try:
+        if ctypes.CDLL(None).adjtimex(ctypes.byref(answer)) < 0:
+            return None
+    except (OSError, AttributeError):
+        return None
+    return int(answer[3])
+
+
+def cache(patient: Patient) -> Finding:
+    """Look whether certificates, compiled kernels and downloads can be kept."""
+    del patient
+    return _writable(user_cache_path("reprobox"), "set XDG_CACHE_HOME to a folder of your own")
+
+
+def project(patient: Patient) -> Finding:
+    """Look whether runs can be recorded in the project."""
+    try:
+        folder = Project.find(patient.directory).root / ".reprobox" / "runs"
+    except UsageError as error:
+        return warn(f"{error.message}: no run can be made from here", error.remedy)
+    return _writable(folder, "change into a folder of your own, or let its owner give you the right to write there")
+
+
+def _writable(folder: Path, remedy: str) -> Finding:
+    """Try to write to ``folder`` as it is, or say whether it could be made; nothing stays there."""
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    try:
+        if there == folder:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(b"x")
+        elif not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        elif not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        state = os.statvfs(there)
+    except OSError as error:
+        seen = f"{folder} cannot be written to" if there == folder else f"{folder} cannot be made in {there}"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return fail(f"{seen} ({error.strerror})", "make room on that disk" if full else remedy)
+    free = state.f_bavail * state.f_frsize
+    if free < LEAST_CACHE_BYTES:
+        return warn(f"{folder}, {human_size(free)} free", "make room on that disk")
+    return ok(f"{folder}, {human_size(free)} free")
+
+
+def git(patient: Patient) -> Finding:
+    """Look whether a run can record the commit that it was made of."""
+    try:
+        root = Project.find(patient.directory).root
+    except UsageError:
+        return skipped("there is no project here")
+    if not (root / ".git").exists():
+        return skipped(f"{root} is no git checkout, so that runs record no commit")
+    if shutil.which("git") is None:
+        return judge_git(str(root), None, "")
+    code, said = _answer("git", "-C", str(root), "status", "--porcelain=v2", "--branch")
+    return judge_git(str(root), code, said)
+
+
+def judge_git(root: str, code: int | None, said: str) -> Finding:
+    """Judge how ``git status`` ended in ``root``: its exit code (``None``: no git), and what it said."""
+    if code is None:
+        return warn(f"there is no git, so that runs in {root} record no commit", "install git")
+    if code == 0:
+        commit = next((line.split()[-1] for line in said.splitlines() if line.startswith("# branch.oid ")), "")
+        return ok(f"{root} at {commit[:12] if commit[:1] != '(' else 'no commit yet'}")
+    if "dubious ownership" in said or "unsafe repository" in said:
+        return warn(
+            f"{root} belongs to somebody else, so that git says nothing of it and runs record no commit",
+            f"run `git config --global --add safe.directory {root}`",
+        )
+    last = next((line for line in reversed(said.splitlines()) if line.strip()), f"exit code {code}")
+    return warn(f"git cannot read {root}, so that runs record no commit ({last.strip()})", "see what `git status` says")
+
+
+def buildx(patient: Patient) -> Finding:
+    """Look whether `reprobox build --builder buildkit` has what it takes; the default builder needs nothing."""
+    if patient.facts is not None and patient.facts.info.name != "docker":
+        return skipped("only Docker builds the image")
+    from reprobox.errors import BuildError
+    from reprobox.images.builders import buildkit_client
+
+    try:
+        program, has_buildx = buildkit_client()
+    except BuildError as error:
+        return ok(f"{error.message.partition(': ')[2] or error.message}; the engine's classic builder does without")
+    return ok(f"{program} {'with the plugin buildx' if has_buildx else 'speaks BuildKit itself'}")
+
+
+def python(patient: Patient) -> Finding:
+    """Look whether the Python that --engine local finds has a torch that loads."""
+    del patient
+    program = shutil.which("python")
+    if program is None:
+        return judge_python(None, 0, "")
+    probe = "import json, torch; print(json.dumps([torch.__version__, torch.version.cuda]))"
+    return judge_python(program, *_answer(program, "-c", probe, seconds=25))
+
+
+def judge_python(program: str | None, code: int, said: str) -> Finding:
+    """Judge a Python by how it ended importing torch, and what it said."""
+    if program is None:
+        return warn("there is no python on PATH", "activate the environment that your programs are to run in")
+    lines = [line for line in said.splitlines() if line.strip()]
+    if code == 0 and lines:
+        torch, cuda = json.loads(lines[-1])
+        return ok(f"{program}, torch {torch} ({f'CUDA {cuda}' if cuda else 'CPU alone'})")
+    last = lines[-1].strip() if lines else f"exit code {code}"
+    if "No module named 'torch'" in last:
+        return warn(f"{program} has no torch", "install torch there, or activate the environment that has it")
+    return fail(f"torch does not load in {program} ({last})", "install torch again in that environment")
+
+
+def claims(patient: Patient) -> Finding:
+    """Look whether runs on this machine can tell one another which GPUs they have, by claiming none for a moment."""
+    del patient
+    from reprobox.gpus.claims import Claims
+    from reprobox.gpus.shared_folder import machine_folder
+
+    try:
+        book = Claims(patience=1.0)
+        book.take(f"doctor-{os.getpid()}-{time.time_ns()}", lambda _holders: (), inventory=Inventory()).release()
+        count = len(book.holders())
+    except ReproboxError as error:
+        return fail(f"{error.message}, so that two runs may get the same", error.remedy)
+    return ok(f"{machine_folder()}, {count} run{'' if count == 1 else 's'} with GPUs now")
+
+
+def _answer(*command: str, seconds: float = 4) -> tuple[int, str]:
+    """Return how a program ended, and all it said. :raises subprocess.TimeoutExpired: which kills it."""
+    # In English: what is looked for in it is.
+    done = subprocess.run(
+        command,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
+        timeout=seconds,
+    )
+    return done.returncode, done.stdout.decode(errors="replace")
