@@ -16,9 +16,9 @@ help: ## show this list
 run: setup ## train the example twice in the box and compare the weights
 	@scripts/run-twice.sh examples/charlm/train.py
 
-# A test waits for boxes more than it computes, so four files run at a time, each by one worker, for its fixtures.
+# A test waits for boxes more than it computes, so four run at a time, those of one file by one worker.
 test: setup torch engine image ## run every test, those with real Docker and Podman engines included
-	@$(BIN)/python -m pytest -n 4 --dist loadfile $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 4 --dist loadgroup $(PYTEST_ARGS)
 
 lint: setup ## format, lint, types, layers
 	@$(BIN)/ruff format --check --quiet .

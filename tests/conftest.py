@@ -88,6 +88,11 @@ def podman(podman_service):
         assert not (manifest.parent / "box").exists()
 
 
+def pytest_itemcollected(item):
+    """With ``--dist loadgroup``, keep a file's tests together, and all of Podman's: its user and its services are one."""
+    item.add_marker(pytest.mark.xdist_group("podman" if kind_of(item) == "podman" else item.nodeid.partition("::")[0]))
+
+
 def pytest_runtest_makereport(item, call):
     if call.when == "setup":
         item.user_properties.append(("kind", kind_of(item)))

@@ -66,7 +66,11 @@ def launch(command: tuple[str, ...], values: Mapping[str, Any], *, debug: bool) 
     settings = Settings.load(setting_texts(values), project.root)
     given = [flag for flag in FLAGS if values[flag.dest] not in (None, [], False)]
     request = parse_request(
-        command, values, settings, project, tuple(flag.names[-1] for flag in given if flag.container)
+        command,
+        values,
+        settings,
+        project,
+        tuple(f"--{flag.dest.replace('_', '-')}" for flag in given if flag.container),
     )
     tell = _teller(request)
     wanted = Wanted(

@@ -147,6 +147,13 @@ def test_name_labels_and_stop_timeout_are_the_containers(docker):
         assert found["Config"]["StopTimeout"] == 3
 
 
+@about("--self-test")
+@pytest.mark.parametrize(("when", "verdict"), [("off", "off"), ("always", "passed")])
+def test_the_self_test_is_made_as_it_is_asked_for_and_recorded(docker, when, verdict):
+    assert docker.run("echo", "ran", flags=("--self-test", when)).stdout == "ran\n"
+    assert docker.manifest()["self_test"]["verdict"] == verdict
+
+
 @about("--publish")
 def test_a_published_port_answers_on_this_machine(docker):
     docker.write("index.html", "from the box")

@@ -18,6 +18,7 @@ from reprobox.images import BuildRequest, build, config_digest, input_digest, pi
 from reprobox.images.base import choose_base, missing_packages
 from reprobox.images.builders import BuildJob, build_buildkit, build_classic
 from reprobox.images.context import context_file
+from reprobox.recipe import BOX_PROTOCOL
 
 pytestmark = pytest.mark.engine
 
@@ -79,7 +80,7 @@ def test_the_labels_say_version_variant_lock_input_and_base(docker_client, image
     labels = docker_client.images.get(image).labels
     assert labels["reprobox.version"] == labels["org.opencontainers.image.version"] == __version__
     assert labels["reprobox.variant"] == "cpu"
-    assert labels["reprobox.box-protocol"] == "1"
+    assert labels["reprobox.box-protocol"] == str(BOX_PROTOCOL)
     assert labels["reprobox.input"] == input_digest("cpu")
     assert labels["reprobox.lock"].startswith("sha256:")
     assert labels["reprobox.base"].endswith(labels["org.opencontainers.image.base.digest"])

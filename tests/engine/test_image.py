@@ -8,6 +8,8 @@ import pytest
 from docker.errors import ContainerError
 from support.programs import DRAWS, FLAGS
 
+from reprobox.recipe import BOX_PROTOCOL
+
 pytestmark = pytest.mark.engine
 
 
@@ -43,7 +45,9 @@ def test_it_seeds_with_no_command_line_at_all(bare):
 def test_it_announces_one_line_and_a_drawn_seed_can_be_used_again(bare):
     code, out, err = bare("python", "-c", DRAWS)
     assert code == 0
-    assert len(err.splitlines()) == 1
+    announced, proved = err.splitlines()
+    assert announced.startswith("reprobox: seed ")
+    assert proved.startswith("reprobox: self-test ")
     seed = err.split("seed ")[1].split()[0]
     assert "drawn" in err
     assert bare("python", "-c", DRAWS, environment={"REPROBOX_SEED": seed})[1] == out
@@ -132,7 +136,7 @@ def test_a_bare_interpreter_in_the_image_loads_nothing_but_the_hook(bare):
 
 def test_the_labels_say_what_it_is(docker_client, image):
     labels = docker_client.images.get(image).labels
-    assert labels["reprobox.box-protocol"] == "1"
+    assert labels["reprobox.box-protocol"] == str(BOX_PROTOCOL)
     assert labels["reprobox.lock"].startswith("sha256:")
     assert "sha256:" in labels["reprobox.base"]
     assert labels["org.opencontainers.image.version"]

@@ -294,7 +294,9 @@ class Workplace:
 
     def _command(self, spec):
         """What the entrypoint does before it hands over, and what a command may leave behind."""
-        folder = spec.environment["REPROBOX_RUN_DIR"]
+        folder = spec.environment.get("REPROBOX_RUN_DIR")
+        if folder is None:
+            return  # the self-test's own box
         if self.engine.isolates:
             folder = next(m.source for m in spec.mounts if m.target == "/run/reprobox/run")
         (Path(folder) / "stage").write_text("exec\n")
