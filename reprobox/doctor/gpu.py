@@ -13,6 +13,7 @@ from reprobox.doctor.check import Finding, Verdict, fail, ok, skipped, warn
 from reprobox.doctor.image import cuda_of, is_cuda, own_lock
 from reprobox.doctor.patient import gpus_to_use
 from reprobox.gpus import take_inventory
+from reprobox.gpus.request import left_to_default
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,6 +135,9 @@ def gpus(patient: Patient) -> Finding:
     lost = [f"GPU {gpu.index} ({gpu.name}): {gpu.fault}" for gpu in everything if gpu.fault is not None]
     if lost:
         return fail("; ".join(lost), "see dmesg for lines of Xid, and reset the GPU or reboot the machine")
+    _, left_out = left_to_default(patient.inventory, patient.environment)
+    if not patient.gpus and left_out:
+        return warn("; ".join(left_out), "divide one (nvidia-smi mig -cgi), or end the mode (nvidia-smi -mig 0)")
     if not patient.gpus:
         return warn(
             f"CUDA_VISIBLE_DEVICES={patient.environment.get('CUDA_VISIBLE_DEVICES', '')!r} leaves none of "

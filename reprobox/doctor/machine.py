@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from platformdirs import user_cache_path
 
-from reprobox.doctor.check import Finding, fail, ok, skipped, warn
+from reprobox.doctor.check import Finding, Verdict, fail, ok, skipped, warn
+from reprobox.doctor.gpu import judge_cuda
 from reprobox.errors import ReproboxError, UsageError
 from reprobox.gpus.inventory import Inventory
 from reprobox.project import Project
@@ -203,22 +204,32 @@ def buildx(patient: Patient) -> Finding:
 
 
 def python(patient: Patient) -> Finding:
-    """Look whether the Python that --engine local finds has a torch that loads."""
-    del patient
+    """Look whether the Python that --engine local finds has a torch that loads, and fits this machine."""
     program = shutil.which("python")
     if program is None:
         return judge_python(None, 0, "")
     probe = "import json, torch; print(json.dumps([torch.__version__, torch.version.cuda]))"
-    return judge_python(program, *_answer(program, "-c", probe, seconds=25))
+    driver = patient.inventory.driver if patient.inventory is not None and patient.gpus else None
+    return judge_python(program, *_answer(program, "-c", probe, seconds=25), driver=driver)
 
 
-def judge_python(program: str | None, code: int, said: str) -> Finding:
-    """Judge a Python by how it ended importing torch, and what it said."""
+def judge_python(program: str | None, code: int, said: str, *, driver: str | None = None) -> Finding:
+    """Judge a Python by how it ended importing torch, and what it said.
+
+    :param driver: the NVIDIA driver's version, where there are GPUs that a run may have.
+    """
     if program is None:
         return warn("there is no python on PATH", "activate the environment that your programs are to run in")
     lines = [line for line in said.splitlines() if line.strip()]
     if code == 0 and lines:
         torch, cuda = json.loads(lines[-1])
+        if driver is not None and cuda is None:
+            return warn(
+                f"{program}, torch {torch} computes on the CPU alone, and this machine has GPUs",
+                "install a build of torch for CUDA",
+            )
+        if driver is not None and (finding := judge_cuda(driver, cuda)).verdict is Verdict.FAIL:
+            return fail(finding.seen.replace("the image's", f"torch {torch}'s"), finding.remedy)
         return ok(f"{program}, torch {torch} ({f'CUDA {cuda}' if cuda else 'CPU alone'})")
     last = lines[-1].strip() if lines else f"exit code {code}"
     if "No module named 'torch'" in last:

@@ -7,7 +7,7 @@ import platform
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from reprobox.gpus import allocation
+from reprobox.gpus.request import left_to_default
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,10 +79,13 @@ class Patient:
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:
-        """The GPUs that a run may have: not lost ones, and those of a scheduler's allocation alone."""
+        """The GPUs that a run has which names none; where all are divided, an instance such as it would name."""
         if self.inventory is None or self.wants_none:
             return ()
-        return tuple(gpu for gpu in allocation(self.inventory, self.environment) if gpu.fault is None and gpu.uuid)
+        whole, _ = left_to_default(self.inventory, self.environment)
+        if whole or "CUDA_VISIBLE_DEVICES" in self.environment:
+            return whole
+        return tuple(instance.as_gpu(gpu) for gpu in self.inventory.gpus for instance in gpu.mig_instances)[:1]
 
     @property
     def wants_none(self) -> bool:

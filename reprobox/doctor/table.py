@@ -13,7 +13,7 @@ CHECKS: tuple[Check, ...] = (
         name="engine",
         look=engine.engine,
         seconds=12,
-        hung=("the engine accepts connections and does not answer", "restart it (systemctl restart docker)"),
+        hung=("the engine does not answer", "restart it (systemctl restart docker), or see where DOCKER_HOST leads"),
     ),
     Check(name="engine version", look=engine.version, needs=("engine",), only=a_container_engine),
     Check(name="rootless", look=engine.rootless, needs=("engine",), only=a_container_engine),

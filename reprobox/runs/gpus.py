@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reprobox.errors import ClaimError, GpusTaken
+from reprobox.errors import ClaimError, GpuError, GpusTaken
 from reprobox.gpus import Gpu, GpuRequest, Inventory, take_inventory
 from reprobox.gpus.auto import occupation
 from reprobox.gpus.claims import Claim, Claims, Holder, by_gpu
@@ -81,7 +81,7 @@ def take_gpus(
 
     :param claim: ``False`` to say which would be chosen now, and claim nothing.
     :raises GpusTaken: when too few are free, and the rules are not to wait.
-    :raises GpuError: when what was asked for is not there.
+    :raises GpuError: when what was asked for is not there; ClaimError where ``exclusive`` cannot be promised.
     """
     choice = _Choice(asked, rules, engine, run_id)
     claims = Claims()
@@ -98,6 +98,8 @@ def take_gpus(
                 command=command,
             )
         except ClaimError as error:
+            if rules.exclusive:
+                raise  # nobody would know that these GPUs are not to be shared
             gpus = choice.made(())
             return GpusOfRun(gpus=gpus, notes=(*choice.notes, f"these GPUs are not claimed: {error}"))
         return GpusOfRun(gpus=held.gpus, claim=held, notes=tuple(choice.notes))
@@ -137,6 +139,8 @@ class _Choice:
         if self._asked is None:
             gpus, left_out = left_to_default(inventory, environment)
             self.notes = list(left_out)
+            if not gpus:
+                raise GpuError("no GPU of this machine is usable any more", remedy="see `reprobox gpus`")
         else:
             gpus = self._asked.resolve(inventory, environment, taken)
             self.notes = []

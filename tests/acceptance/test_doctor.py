@@ -85,6 +85,15 @@ def test_people_get_a_line_a_check_with_a_word_and_a_sum(on_daemon):
     assert plain.splitlines()[-1].partition(", ")[0].endswith(" ok")
 
 
+def test_help_needs_neither_docker_nor_the_checks(doctor):
+    program = (
+        "import sys; from reprobox.cli.app import run_app; run_app(['doctor', '--help']); "
+        "print({'docker', 'torch', 'numpy', 'pynvml', 'rich', 'reprobox.doctor'} & sys.modules.keys())"
+    )
+    done = subprocess.run([BIN / "python", "-c", program], env=doctor.environment, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "set()", done.stderr
+
+
 def test_wrong_usage_is_2_and_a_signal_ends_it(doctor, daemon):
     assert doctor.call("--engine", "dokcer").returncode == 2
     assert doctor.call("--json", "more").returncode == 2

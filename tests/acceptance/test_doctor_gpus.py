@@ -16,7 +16,7 @@ from support.cli import BIN
 from support.daemon import TAG, Daemon, SmallImage, until
 from support.doctor import Doctor, Rewritten, cuda_image, mounted
 from support.gpus_engine import StandInCdi, StandInHook
-from support.nvml import lost
+from support.nvml import lost, sliced
 
 pytestmark = [
     pytest.mark.engine,
@@ -222,6 +222,20 @@ def test_gpus_that_runs_are_not_to_have_are_left_alone(doctor, hook):
     assert "CUDA in it has 2 GPUs" in two["box with gpus"]["seen"]
     assert verdicts(nothing, "gpus", "box with gpus") == ["warn", "skipped"]
     assert len(hook.calls()) == 1
+
+
+def test_gpus_that_are_all_divided_are_tried_by_an_instance_and_warned_of_without_one(doctor, driver, hook):
+    driver.gpus = [sliced(driver.gpus[0], "1g.10gb", "3g.40gb")]
+    driver.write()
+    hook.calls()
+    divided = doctor.examine()
+    assert verdicts(divided, "gpus", "box with gpus") == ["ok", "ok"]
+    assert "MIG 1g.10gb" in divided["gpus"]["seen"]
+    assert "CUDA in it has 1 GPU" in divided["box with gpus"]["seen"]
+    assert len(hook.calls()) == 1
+    driver.gpus[0].mig.clear()
+    driver.write()
+    assert verdicts(doctor.examine(), "gpus", "box with gpus") == ["warn", "skipped"]
 
 
 def test_the_loss_of_gpus_by_a_reload_of_systemd_is_warned_of(doctor, daemon):

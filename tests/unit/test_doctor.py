@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import re
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +24,7 @@ from reprobox.doctor.patient import EngineFacts, gpus_to_use
 from reprobox.engines import EngineInfo, ImageInfo
 from reprobox.engines.fake import FakeEngine
 from reprobox.errors import EngineError
-from reprobox.gpus.inventory import Gpu, Inventory
+from reprobox.gpus.inventory import Gpu, Inventory, MigInstance
 from reprobox.settings import Settings
 
 GIB = 1 << 30
@@ -358,6 +361,9 @@ def test_gpus_are_those_that_a_run_may_have(patient, tmp_path):
     assert "that a run may have" in gpus_to_use(patient)
     patient.environment = {}
     assert gpus_to_use(patient) is None
+    divided = dataclasses.replace(GPU, mig=True, mig_instances=(MigInstance(uuid="MIG-1", profile="1g.10gb"),))
+    patient.inventory = Inventory(gpus=(divided,), driver="550.1")
+    assert [gpu.uuid for gpu in patient.gpus] == ["MIG-1"]
     patient.settings = Settings.load({"gpus": "none"}, tmp_path, {})
     assert (patient.gpus, patient.variant) == ((), "cpu")
 
@@ -424,6 +430,15 @@ def test_a_python_is_judged_by_how_its_torch_loads(program, code, said, verdict)
     assert judge_python(program, code, said).verdict == verdict
 
 
+def test_a_python_is_judged_by_this_machines_gpus_too():
+    whole = '["2.9.1", "13.0"]'
+    assert judge_python("/bin/python", 0, whole, driver="580.65.06").verdict == "ok"
+    old = judge_python("/bin/python", 0, whole, driver="570.1")
+    assert old.verdict == "fail"
+    assert "torch 2.9.1's CUDA 13.0" in old.seen
+    assert judge_python("/bin/python", 0, '["2.9.1", null]', driver="580.65.06").verdict == "warn"
+
+
 # The network
 
 
@@ -476,3 +491,13 @@ def test_a_finding_of_failure_always_says_what_to_do():
     for finding in (judge_box("no library", 0, 1), judge_cuda("400.1", "13.0"), judge_shm(None, None, 1)):
         assert finding.verdict is Verdict.FAIL
         assert finding.remedy
+
+
+# The documentation
+
+
+def test_the_reference_has_every_check_in_its_order_and_the_table_of_drivers():
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "doctor.md").read_text()
+    assert re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE) == [check.name for check in CHECKS]
+    rows = re.findall(r"^\| (\d+) \| ([\d.]+) \|$", page, re.MULTILINE)
+    assert {int(cuda): driver for cuda, driver in rows} == LEAST_DRIVER
