@@ -183,11 +183,15 @@ class Exit:
 
 @dataclass(frozen=True, kw_only=True)
 class GpuBox:
-    """A box that holds GPUs, by the labels it carries: the id of its run, and the UUIDs in the order asked for."""
+    """A box that holds GPUs, by the labels it carries: the id of its run, and the UUIDs in the order asked for.
+
+    ``container`` is the engine's full id of it, which is in the names of its processes' cgroups.
+    """
 
     run_id: str
     gpus: tuple[str, ...]
     state: Literal["created", "running", "paused", "restarting"]
+    container: str = field(default="", compare=False)
 
 
 class Box(Protocol):

@@ -14,11 +14,11 @@ from reprobox.gpus.claims import Claim, Claims, Holder, by_gpu
 from reprobox.gpus.request import left_to_default
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
-    from reprobox.engines import Engine
+    from reprobox.engines import Engine, GpuBox
 
-__all__ = ["GpuRules", "GpusOfRun", "current_holders", "take_gpus", "wanted_gpus"]
+__all__ = ["GpuRules", "GpusOfRun", "current_holders", "described", "take_gpus", "wanted_gpus", "with_boxes"]
 
 LOOK_SECONDS = 1.0
 """How often the first in line looks for free GPUs: NVML answers slowly, and the answer seldom changes."""
@@ -119,6 +119,20 @@ def current_holders(engine: Engine | None) -> tuple[Holder, ...]:
     return _with_boxes(Claims().holders(), engine)
 
 
+def with_boxes(holders: tuple[Holder, ...], boxes: Iterable[GpuBox]) -> tuple[Holder, ...]:
+    """Return who has GPUs by claim, and after them who has some by one of these ``boxes`` alone."""
+    known = {holder.run for holder in holders}
+    return (*holders, *(Holder(run=b.run_id, gpus=b.gpus, source="box") for b in boxes if b.run_id not in known))
+
+
+def described(holders: tuple[Holder, ...], run_id: str | None = None) -> str:
+    """Say in a few words who has a GPU; ``run_id`` is who asks, and is named only where nobody else is there."""
+    first = next((holder for holder in holders if holder.run != run_id), holders[0])
+    whose = f" of {first.user}" if first.user is not None else ", whose box still runs"
+    others = f" and {len(holders) - 1} more" if len(holders) > 1 else ""
+    return f"run {first.run}{whose}{others}"
+
+
 class _Choice:
     """What is chosen, given who has what; made anew with a fresh look at the GPUs each time."""
 
@@ -134,7 +148,7 @@ class _Choice:
         alone = self._rules.exclusive or self._rules.wait
         inventory = take_inventory(details=alone or (self._asked is not None and self._asked.kind == "auto"))
         having = by_gpu(_with_boxes(holders, self._engine), inventory)
-        taken = {uuid: _described(those, self._run_id) for uuid, those in having.items()}
+        taken = {uuid: described(those, self._run_id) for uuid, those in having.items()}
         environment = _universe(self._rules)
         if self._asked is None:
             gpus, left_out = left_to_default(inventory, environment)
@@ -176,16 +190,7 @@ def _claimed(claims: Claims) -> tuple[Holder, ...]:
 
 
 def _with_boxes(holders: tuple[Holder, ...], engine: Engine | None) -> tuple[Holder, ...]:
-    known = {holder.run for holder in holders}
-    boxes = () if engine is None else engine.gpu_boxes()
-    return (*holders, *(Holder(run=b.run_id, gpus=b.gpus, source="box") for b in boxes if b.run_id not in known))
-
-
-def _described(holders: tuple[Holder, ...], run_id: str) -> str:
-    first = next((holder for holder in holders if holder.run != run_id), holders[0])
-    whose = f" of {first.user}" if first.user is not None else ", whose box still runs"
-    others = f" and {len(holders) - 1} more" if len(holders) > 1 else ""
-    return f"run {first.run}{whose}{others}"
+    return with_boxes(holders, () if engine is None else engine.gpu_boxes())
 
 
 def _in_line(
