@@ -7,6 +7,7 @@
 ARG BASE=debian:bookworm-slim
 
 FROM ${BASE} AS base
+ARG COMPILER=1
 USER root
 COPY docker/prepare-base.sh /opt/reprobox/prepare-base.sh
 RUN /bin/sh /opt/reprobox/prepare-base.sh
@@ -17,7 +18,7 @@ FROM base AS venv
 LABEL reprobox.stage=venv
 ARG VARIANT=cpu
 ARG PYTHON=3.11
-COPY docker/make-venv.sh docker/locks/${VARIANT}.txt /tmp/
+COPY docker/make-venv.sh docker/trim-venv.py docker/locks/${VARIANT}.txt /tmp/
 COPY wheels/ /tmp/wheels/
 RUN /bin/sh /tmp/make-venv.sh /tmp/${VARIANT}.txt /tmp/wheels ${PYTHON}
 

@@ -20,11 +20,14 @@ run: setup ## train the example twice in the box and compare the weights
 test: setup torch engine image ## run every test, those with real Docker and Podman engines included
 	@$(BIN)/python -m pytest -n 4 --dist loadgroup $(PYTEST_ARGS)
 
-lint: setup ## format, lint, types, layers
+lint: setup ## format, lint, types, layers, workflows and actions
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-logo >$(LOGS)/lint-imports.log || { cat $(LOGS)/lint-imports.log; exit 1; }
+	@$(BIN)/actionlint
+	@$(BIN)/zizmor --offline --quiet --no-progress .github
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-actions .github/actions/*/action.yml
 	@echo "lint: clean"
 
 setup: $(VENV)/.package ## make .venv and install reprobox into it

@@ -25,5 +25,6 @@ except Exception as error:
     sys.stderr and sys.stderr.write(f"reprobox: this interpreter was not reached: {error}\\n")
 END
 
-PYTHONHASHSEED=0 /usr/bin/python3 -IS -m compileall -q --invalidation-mode unchecked-hash \
+# Forced, since the interpreter that compiles has imported encodings itself by then, and left bytecode with a date.
+PYTHONHASHSEED=0 /usr/bin/python3 -IS -m compileall -q -f --invalidation-mode unchecked-hash \
     "$stdlib/sitecustomize.py" "$stdlib/encodings/__init__.py"

@@ -17,6 +17,8 @@ fi
 /opt/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir --root-user-action=ignore \
     --no-index --no-deps --require-hashes --no-compile --find-links "$wheels" --requirement "$lock"
 
+/opt/venv/bin/python -IS "${0%/*}/trim-venv.py" /opt/venv
+
 # Hash-based bytecode that is never checked again: `import torch` needs no stat per file, and the bytes carry no date.
 # One process, because what marshal writes for a shared string depends on what that process compiled before.
 # The one file left out is written in the syntax of Python 3.12; torch imports it there only.

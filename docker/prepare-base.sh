@@ -1,6 +1,6 @@
 #!/bin/sh
 # Brings a base image to what the box needs: Python with venv, CA certificates, tini, and for torch.compile a C++ compiler
-# and Python's headers.
+# and Python's headers, which COMPILER=0 leaves out.
 #
 #   prepare-base.sh --check   exit 0 when nothing is missing, else print what is and exit 3
 #   prepare-base.sh           install what is missing with apt-get and leave no trace of having done so
@@ -11,10 +11,12 @@ set -eu
 missing=""
 [ -x /usr/bin/python3 ] || missing="$missing python3"
 /usr/bin/python3 -IS -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
-headers=$(/usr/bin/python3 -IS -c 'import sysconfig; print(sysconfig.get_path("include"))' 2>/dev/null) || headers=/
-[ -f "$headers/Python.h" ] || missing="$missing libpython3-dev"
+if [ "${COMPILER:-1}" != 0 ]; then
+    headers=$(/usr/bin/python3 -IS -c 'import sysconfig; print(sysconfig.get_path("include"))' 2>/dev/null) || headers=/
+    [ -f "$headers/Python.h" ] || missing="$missing libpython3-dev"
+    command -v g++ >/dev/null 2>&1 || missing="$missing g++"
+fi
 [ -s /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
-command -v g++ >/dev/null 2>&1 || missing="$missing g++"
 [ -x /usr/bin/tini ] || missing="$missing tini"
 missing="${missing# }"
 
@@ -37,6 +39,10 @@ apt-get update -q
 # shellcheck disable=SC2086
 apt-get install -q -y --no-install-recommends $missing
 apt-get clean
+
+# The packages' own bytecode remembers the dates of its sources; every date of the image is changed in the end.
+PYTHONHASHSEED=0 /usr/bin/python3 -IS -W ignore -m compileall -q -f --invalidation-mode unchecked-hash \
+    /usr/lib/python3 /usr/lib/python3.*
 
 # Dates and host-dependent caches: none of it is used again, and all of it differs from one build to the next.
 find /var/log -type f -delete

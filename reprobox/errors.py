@@ -10,14 +10,18 @@
     │   └── CommandNotFound          127  there is no such command
     ├── EngineError                  125  the container engine failed
     │   ├── EngineUnavailable        125  no engine answers
-    │   └── ImageNotFound            125  the engine does not have the image
+    │   ├── ImageNotFound            125  the engine does not have the image
+    │   └── RegistryError            125  an image could not be fetched or pushed, or is not the one that was asked for
+    ├── ArchiveError                 125  an image's file is not whole, is none of ours, or cannot be written
     ├── BuildError                   125  the image could not be built
     │   └── ArtefactError            125  a wheel or a package could not be had, or is not the one the lock names
+    ├── LockError                    125  reprobox.lock cannot be read or written, or does not fit the project
     ├── GpuError                     125  a GPU that was asked for is not there
     │   ├── GpusTaken                125  the GPUs that were asked for are in use
     │   └── ClaimError               125  GPUs cannot be claimed on this machine
     ├── SelfTestError                125  the determinism self-test failed, or could not be carried out
     ├── CertificateError             125  a certificate cannot be read or written, or is none
+    ├── SignatureError               125  a signature that is required is missing or does not hold, or none can be made
     ├── OutputError                  125  the command's output cannot be written on
     └── RecordError                  125  a run's record cannot be found, read or written
 
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
+    "ArchiveError",
     "ArtefactError",
     "BoxError",
     "BuildError",
@@ -44,11 +49,14 @@ __all__ = [
     "GpuError",
     "GpusTaken",
     "ImageNotFound",
+    "LockError",
     "OutputError",
     "RecipeError",
     "RecordError",
+    "RegistryError",
     "ReproboxError",
     "SelfTestError",
+    "SignatureError",
     "UsageError",
     "near_miss",
 ]
@@ -112,12 +120,24 @@ class ImageNotFound(EngineError):
     """The engine does not have the image, and it was not to be fetched."""
 
 
+class RegistryError(EngineError):
+    """An image could not be fetched from a registry or pushed to it, or is not the one that was asked for."""
+
+
+class ArchiveError(ReproboxError):
+    """The file of a saved image is not whole, is not one that reprobox wrote, or cannot be read or written."""
+
+
 class BuildError(ReproboxError):
     """The image could not be built."""
 
 
 class ArtefactError(BuildError):
     """A wheel or package the lock names could not be had, or its content is not what the lock says."""
+
+
+class LockError(ReproboxError):
+    """``reprobox.lock`` cannot be read or written, or does not fit the project."""
 
 
 class GpuError(ReproboxError):
@@ -147,6 +167,10 @@ class SelfTestError(ReproboxError):
 
 class CertificateError(ReproboxError):
     """A certificate cannot be read or written, or is not one of this reprobox."""
+
+
+class SignatureError(ReproboxError):
+    """A signature that is required is missing or does not hold, or one cannot be made."""
 
 
 class OutputError(ReproboxError):

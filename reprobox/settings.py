@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from reprobox.engines import EngineName
 from reprobox.errors import RecipeError, UsageError, near_miss
 from reprobox.gpus import GpuRequest
+from reprobox.project_file import ProjectFile, read_project_table
 from reprobox.recipe import (
     DEFAULT_THREADS,
     VARIABLES,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-__all__ = ["SETTINGS", "Origin", "Resolved", "Setting", "Settings", "switch_text"]
+__all__ = ["SETTINGS", "Origin", "Resolved", "Setting", "Settings", "load_project_file", "setting_keys", "switch_text"]
 
 T = TypeVar("T")
 
@@ -76,6 +76,12 @@ def _image(text: str, name: str) -> str:
     if not text:
         raise UsageError(f"{name} cannot be empty", remedy="give an image as NAME:TAG or NAME@sha256:DIGEST")
     return text  # its grammar is looked at where it is looked up: docker and podman end with 125 for it, and so do we
+
+
+def _public_key(text: str, name: str) -> str | None:
+    if not text:
+        raise UsageError(f"{name} cannot be empty", remedy="give the file of a public key, or off")
+    return None if text == "off" else text
 
 
 def _network(text: str, name: str) -> str:
@@ -125,6 +131,13 @@ SETTINGS: tuple[Setting[Any], ...] = (
     ),
     Setting(name="image", flag="--image", default=None, parse=_image, help="image to run; reprobox's own by default"),
     Setting(
+        name="require_signed",
+        flag="--require-signed",
+        default=None,
+        parse=_public_key,
+        help="file of the public key that must have signed the image, or off",
+    ),
+    Setting(
         name="gpus",
         flag="--gpus",
         default=None,
@@ -168,6 +181,8 @@ class Settings:
         self._flags = flags
         self._environment = environment
         self._file = file
+        self.project = ProjectFile.parse(file)
+        """What the project file says beside settings."""
 
     @classmethod
     def load(
@@ -188,10 +203,13 @@ class Settings:
                     f"unknown variable {name}{near_miss(name, known)}",
                     remedy=f"unset it; reprobox knows {', '.join(sorted(known))}",
                 )
-        settings = cls(flags, environment, _read_project_file(project_root))
+        return cls(flags, environment, read_project_table(project_root, setting_keys())).checked()
+
+    def checked(self) -> Settings:
+        """Return these settings once every one of them has a value: a bad one is found before anything is done."""
         for setting in SETTINGS:
-            settings.resolve(setting.name)  # every bad value is found before anything is done
-        return settings
+            self.resolve(setting.name)
+        return self
 
     def resolve(self, name: str) -> Resolved[Any]:
         """Return the value of the setting called ``name`` and its origin.
@@ -219,6 +237,16 @@ class Settings:
         return Recipe(**{field.name: self.value(field.name) for field in fields(Recipe)})
 
 
+def setting_keys() -> list[str]:
+    """Return the settings' keys in the project file."""
+    return [setting.name.replace("_", "-") for setting in SETTINGS]
+
+
+def load_project_file(root: Path) -> ProjectFile:
+    """Return what the project file at ``root`` says beside settings. :raises UsageError: for any bad key or value."""
+    return Settings({}, {}, read_project_table(root, setting_keys())).checked().project
+
+
 def switch_text(value: bool | None) -> str | None:
     """Return ``on`` or ``off`` for an on/off flag of the command line, ``None`` where it was not given."""
     if value is None:
@@ -241,33 +269,3 @@ def _as_text(value: object, setting: Setting[Any], key: str) -> str:
     elif isinstance(value, str | float) or (isinstance(value, int) and value.bit_length() <= 64):  # all that TOML has
         return str(value)
     raise UsageError(f"{key} cannot be this {type(value).__name__} of the project file", remedy=f"give {setting.help}")
-
-
-def _read_project_file(root: Path) -> Mapping[str, object]:
-    own, shared = root / "reprobox.toml", root / "pyproject.toml"
-    path = own if own.is_file() else shared
-    if not path.is_file():
-        return {}
-    try:
-        document: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # a number too long or nesting too deep is no TOML error
-        if path == shared:
-            return {}  # a pyproject.toml that is not TOML is for others to complain about
-        what = "cannot be read" if isinstance(error, OSError) else "is not valid TOML"
-        raise UsageError(f"{path} {what} ({error})", remedy="correct it") from error
-    table: Any = document
-    if path == shared:
-        tool = document.get("tool")
-        table = tool.get("reprobox", {}) if isinstance(tool, dict) else {}
-    if not isinstance(table, dict):
-        raise UsageError(
-            f"tool.reprobox in {path} is no table", remedy="write it as [tool.reprobox] and KEY = VALUE lines"
-        )
-    keys = [setting.name.replace("_", "-") for setting in SETTINGS]
-    for key in table:
-        if key not in keys:
-            raise UsageError(
-                f"{path} has the unknown key {key!r}{near_miss(key, keys)}",
-                remedy=f"the keys are {', '.join(keys)}",
-            )
-    return dict(table)

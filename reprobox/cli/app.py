@@ -25,6 +25,13 @@ COMMANDS = {
     "runs": "List recorded runs; show, follow, stop or remove one.",
     "recipe": "Show what is seeded and fixed, and why.",
     "build": "Build the image.",
+    "push": "Push an image to a registry.",
+    "pull": "Pull an image from a registry.",
+    "save": "Save an image to one file.",
+    "load": "Load an image from a saved file.",
+    "sbom": "List the packages in an image (CycloneDX).",
+    "provenance": "Say what an image was made of (SLSA).",
+    "sign": "Sign an image, or check its signature.",
 }
 """Every command: the module of this package with its name, and its one-line help."""
 

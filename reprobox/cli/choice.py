@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from reprobox.cli.console import say
 from reprobox.engines import Engine, ImageInfo, choose_engine
-from reprobox.errors import GpuError, ImageNotFound
+from reprobox.errors import GpuError, ImageNotFound, SignatureError, UsageError
 from reprobox.gpus import Gpu, GpuRequest, Inventory, take_inventory
 from reprobox.project import Project
 from reprobox.runs.gpus import GpuRules, GpusOfRun, take_gpus, wanted_gpus
@@ -45,7 +45,11 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What is asked for beside the settings: ``claim`` is whether the GPUs are taken, or only looked up."""
+    """What is asked for beside the settings.
+
+    ``claim`` is whether the GPUs are taken, or only looked up; ``signature`` a file to take the image's signature from,
+    and ``project`` the folder that holds signatures otherwise.
+    """
 
     run_id: str
     pull: Pull = "missing"
@@ -53,6 +57,8 @@ class Wanted:
     rules: GpuRules = GpuRules()
     claim: bool = True
     command: str = ""
+    signature: str | None = None
+    project: Path = Path()
 
 
 @contextlib.contextmanager
@@ -69,6 +75,7 @@ def choose(settings: Settings, wanted: Wanted, tell: Callable[[str], None]) -> I
     reference, found = _image_for(
         backend, settings, gpus, asked=asked is not None, pull=wanted.pull, platform=wanted.platform, tell=tell
     )
+    _check_signature(settings, wanted, reference, found, tell)
     if backend.isolates and gpus and not _is_cuda(found):
         if asked is not None:
             raise GpuError(
@@ -78,9 +85,7 @@ def choose(settings: Settings, wanted: Wanted, tell: Callable[[str], None]) -> I
         gpus = ()
     taken = GpusOfRun()
     if gpus:
-        taken = take_gpus(
-            asked, wanted.rules, backend, wanted.run_id, tell, command=wanted.command, claim=wanted.claim
-        )
+        taken = take_gpus(asked, wanted.rules, backend, wanted.run_id, tell, command=wanted.command, claim=wanted.claim)
     with taken.claim or contextlib.nullcontext():
         yield Choice(
             engine=backend,
@@ -114,6 +119,7 @@ def find_subject(values: Mapping[str, Any]) -> Iterator[Subject]:
         pull=parse_pull(values.get("pull")),
         rules=gpu_rules(values),
         command="reprobox selftest",
+        project=project.root,
     )
     with choose(settings, wanted, say) as choice:
         yield Subject(
@@ -137,6 +143,36 @@ def setting_texts(values: Mapping[str, Any]) -> dict[str, str | None]:
     if values.get("quiet") is False:
         texts["quiet"] = None
     return texts
+
+
+def _check_signature(
+    settings: Settings, wanted: Wanted, reference: str | None, image: ImageInfo | None, tell: Callable[[str], None]
+) -> None:
+    """Refuse an image that has no signature by the key that is required, where one is.
+
+    :raises SignatureError: also on the local engine, which has no image that could be signed.
+    """
+    required = settings.resolve("require_signed")
+    if required.value is None:
+        if wanted.signature is not None:
+            raise UsageError("--signature says where a required signature is", remedy="add --require-signed KEY.pub")
+        return
+    if image is None or reference is None:
+        raise SignatureError(
+            "a signed image is required, and the local engine runs none",
+            remedy="choose --engine docker, or --require-signed off",
+        )
+    from reprobox.images.signatures import check_image, signature_files, signature_folders
+
+    # A project file's path counts from the project, as the file itself does; what was typed, from where it was typed.
+    beside = wanted.project if required.origin is Origin.PROJECT else Path()
+    files = (
+        signature_files(image.image_id, signature_folders(wanted.project))
+        if wanted.signature is None
+        else [Path(wanted.signature)]
+    )
+    signed = check_image(image.image_id, reference, beside / required.value, files)
+    tell(f"{reference} is signed: {signed.path}")
 
 
 def _image_for(

@@ -81,6 +81,10 @@ FLAGS: tuple[Flag, ...] = (
         container=True,
         help="Image to run; reprobox's own by default.",
     ),
+    Flag(
+        names=("--require-signed",), metavar="KEY.pub", group=BOX, help="Refuse an image that this key has not signed."
+    ),
+    Flag(names=("--signature",), metavar="FILE", group=BOX, help="Its signature, instead of those of the project."),
     Flag(names=("--pull",), metavar="WHEN", group=BOX, container=True, help="missing (default), always or never."),
     Flag(
         names=("--secret",),

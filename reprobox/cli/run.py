@@ -79,6 +79,8 @@ def launch(command: tuple[str, ...], values: Mapping[str, Any], *, debug: bool) 
         platform=request.options.platform,
         rules=gpu_rules(values),
         claim=not values["dry_run"],
+        signature=values["signature"],
+        project=project.root,
         command=shlex.join(redacted_words(command, request.secrets.values())),
     )
     with choose(settings, wanted, tell) as choice:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import time
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +12,7 @@ import docker.errors
 import docker.types
 
 import docker
+from reprobox.engines import transfer
 from reprobox.engines.base import (
     GPUS_LABEL,
     NEVER_STARTED_SECONDS,
@@ -54,7 +55,18 @@ _ALIVE: dict[str, Literal["running", "paused", "restarting"]] = {
 _UNIX_SOCKET = "http+docker://localhost"
 """How docker-py writes the address of any unix socket."""
 
-_PULLED_DIGEST = re.compile(r"Digest: (sha256:[0-9a-f]{64})")
+
+@dataclass(frozen=True)
+class _Told:
+    """Tells a person what the engine says of a pull, and no numbers."""
+
+    say: Callable[[str], None]
+
+    def log(self, line: str) -> None:
+        self.say(line)
+
+    def progress(self, label: str, done: int, total: int | None) -> None:
+        pass
 
 
 class DockerEngine(Engine):
@@ -124,23 +136,7 @@ class DockerEngine(Engine):
 
     def pull(self, reference: str, progress: Callable[[str], None], platform: str | None = None) -> ImageInfo:
         wanted = parse_reference(reference)
-        digest = None
-        with engine_errors(f"pull {reference}"):
-            # What goes wrong in the middle comes as a line of the stream, not as an exception (docker-py#2286).
-            for line in self.client.api.pull(
-                wanted.name, tag=wanted.digest or wanted.tag or "latest", stream=True, decode=True, platform=platform
-            ):
-                if "error" in line:
-                    raise EngineError(
-                        f"the engine could not pull {reference}: {' '.join(str(line['error']).split())}",
-                        remedy="check its name, your login (docker login) and the network",
-                    )
-                if match := _PULLED_DIGEST.fullmatch(str(line.get("status", ""))):
-                    digest = match[1]
-                if line.get("status") and "progressDetail" not in line:
-                    progress(str(line["status"]))
-        if digest is None:
-            raise EngineError(f"the engine does not say what it pulled for {reference}", remedy="pull it by digest")
+        digest = transfer.pull(self.client, wanted, _Told(progress), platform=platform)
         # By digest: the tag may still name an older image, or by now somebody else's.
         return self.image(f"{wanted.name}@{digest}")
 

@@ -55,6 +55,7 @@ class BuildRequest:
     :param tag: one more name for the image, beside :func:`local_tag`.
     :param builder: ``classic`` (default, the engine's own) or ``buildkit``.
     :param no_cache: build every step again even if the image is already there; False by default.
+    :param compiler: have the C++ compiler that torch.compile needs in the image; True by default.
     """
 
     variant: Variant = "cpu"
@@ -63,6 +64,7 @@ class BuildRequest:
     tag: str | None = None
     builder: Builder = "classic"
     no_cache: bool = False
+    compiler: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +72,16 @@ class BuildResult:
     """The image that was built or found.
 
     ``image_id`` is the OCI config digest and ``engine_id`` what the engine calls the image; they differ on engines with
-    the containerd image store. ``builder`` is None for a reused image. ``base`` is what the image records of its base
-    (``sha256:…`` or ``bootstrap@sha256:…``), ``input`` the :func:`input_digest`, ``lock`` the SHA-256 of the lock file,
-    ``seconds`` wall time.
+    the containerd image store. ``builder`` is who built it, and ``way`` how it came to be the same on every machine
+    (``classic+normalised``, ``buildkit+normalised``); both are None for a reused image. ``base`` is what the image
+    records of its base (``sha256:…`` or ``bootstrap@sha256:…``), ``input`` the :func:`input_digest`, ``lock`` the
+    SHA-256 of the lock file, ``seconds`` wall time.
     """
 
     image_id: str
     engine_id: str
     builder: Builder | None
+    way: str | None = None
     reused: bool
     variant: Variant
     tag: str

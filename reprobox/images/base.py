@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from reprobox import reference
 from reprobox.engines.digests import patient
 from reprobox.errors import BuildError, EngineError, ImageNotFound
-from reprobox.images.bootstrap import bootstrap, tag_of
+from reprobox.images.bootstrap import COMPILER, PACKAGES, bootstrap, tag_of
 from reprobox.images.sources import image_root
 
 if TYPE_CHECKING:
@@ -37,10 +37,13 @@ class Base:
     name: str = ""
 
 
-def choose_base(asked: str | None, *, client: docker.DockerClient, cache: Path, report: Reporter) -> Base:
+def choose_base(
+    asked: str | None, *, client: docker.DockerClient, cache: Path, report: Reporter, compiler: bool = True
+) -> Base:
     """Return the base that ``asked`` names; with None the lock's, else Debian's slim image, else a bootstrapped one.
 
-    Each step is said with its reason. A base that was asked for, or that the lock names, is never replaced.
+    Each step is said with its reason. A base that was asked for, or that the lock names, is never replaced. One that is
+    bootstrapped has a C++ compiler unless ``compiler`` is False.
 
     :raises UsageError: ``asked`` is not an image reference.
     :raises EngineError: the base cannot be pulled.
@@ -48,7 +51,7 @@ def choose_base(asked: str | None, *, client: docker.DockerClient, cache: Path, 
     """
     if asked == BOOTSTRAP:
         report.say("the base is bootstrapped from this machine's apt sources, as asked")
-        return _bootstrapped(client, cache, report)
+        return _bootstrapped(client, cache, report, compiler=compiler)
     if asked is not None:
         return _named(asked, client=client, report=report)
     locked = locked_base()
@@ -61,7 +64,7 @@ def choose_base(asked: str | None, *, client: docker.DockerClient, cache: Path, 
     except EngineError as error:
         why = (error.detail or error.message).strip()
         report.say(f"{SLIM} cannot be pulled ({why}); bootstrapping the base from this machine's apt sources instead")
-    return _bootstrapped(client, cache, report)
+    return _bootstrapped(client, cache, report, compiler=compiler)
 
 
 def locked_base() -> Reference | None:
@@ -96,8 +99,10 @@ def same_base(asked: str, labels: dict[str, str]) -> bool:
     return bool(name) and reference.parse(name) == _with_tag(parsed)
 
 
-def missing_packages(base: Base, *, client: docker.DockerClient) -> str:
+def missing_packages(base: Base, *, client: docker.DockerClient, compiler: bool = True) -> str:
     """Return the Debian packages the base lacks, joined by blanks; empty when it has all the box needs.
+
+    A C++ compiler is asked of it unless ``compiler`` is False.
 
     :raises EngineError: a container of the base does not run.
     """
@@ -107,7 +112,12 @@ def missing_packages(base: Base, *, client: docker.DockerClient) -> str:
     command = ["-c", script, "prepare-base.sh", "--check"]
     try:
         container = client.containers.create(
-            base.source, command, entrypoint="/bin/sh", user="0:0", network_mode="none"
+            base.source,
+            command,
+            entrypoint="/bin/sh",
+            user="0:0",
+            network_mode="none",
+            environment={"COMPILER": str(int(compiler))},
         )
         try:
             container.start()
@@ -148,8 +158,9 @@ def _local(name: str, *, client: docker.DockerClient, report: Reporter) -> Base:
     return Base(source=source, digest=image_id, record=image_id)
 
 
-def _bootstrapped(client: docker.DockerClient, cache: Path, report: Reporter) -> Base:
-    image_id = bootstrap(client, cache=cache, report=report)
+def _bootstrapped(client: docker.DockerClient, cache: Path, report: Reporter, *, compiler: bool) -> Base:
+    packages = PACKAGES + COMPILER if compiler else PACKAGES
+    image_id = bootstrap(client, cache=cache, report=report, packages=packages)
     return Base(source=tag_of(image_id), digest=image_id, record=f"{BOOTSTRAP}@{image_id}")
 
 

@@ -11,33 +11,63 @@ import json
 import os
 import shutil
 import subprocess
-import tarfile
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
-from reprobox.engines.digests import patient
-from reprobox.errors import BuildError, EngineError
+from reprobox.errors import BuildError
+from reprobox.images.archive import CREATED, Image, load
 from reprobox.images.context import EPOCH
+from reprobox.images.layers import Layer
 from reprobox.images.wheels import sha256_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     import docker
     from reprobox.images import Reporter
 
 CODENAME: Final = "bookworm"
-PACKAGES: Final = ("ca-certificates", "python3", "python3-venv", "libpython3-dev", "g++", "tini")
-"""What docker/prepare-base.sh asks of any base; libpython3-dev has the Python.h that torch.compile includes."""
+PACKAGES: Final = ("ca-certificates", "python3", "python3-venv", "tini")
+"""What docker/prepare-base.sh asks of any base, compiler apart."""
 
-SCRIPT: Final = 1
+COMPILER: Final = ("libpython3-dev", "g++")
+"""What torch.compile needs beside them: Inductor has g++ compile C++ that includes Python.h."""
+
+SCRIPT: Final = 2
 """Version of what :func:`_command` does; a change of it makes every cached base stale."""
 
 _RELEASES: Final = frozenset({CODENAME, f"{CODENAME}-updates", f"{CODENAME}-security"})
-_LEFT_OUT: Final = ("man", "doc", "locale", "info")
+# No program of a box reads them: documents, shell completion, time with leap seconds, mainframes' character sets, Python
+# to be linked into other programs, link-time optimisation, sanitizers, and the profilers of binutils. docs/images.md has
+# what they weigh.
+_LEFT_OUT: Final = (
+    "/usr/share/man/*",
+    "/usr/share/doc/*",
+    "/usr/share/locale/*",
+    "/usr/share/info/*",
+    "/usr/share/lintian/*",
+    "/usr/share/bash-completion/*",
+    "/usr/share/zoneinfo/right/*",
+    "/usr/lib/*/gconv/IBM*",
+    "/usr/lib/*/gconv/EBCDIC*",
+    "/usr/lib/python3*/config-*/*.a",
+    "/usr/lib/gcc/*/lto1",
+    "/usr/bin/*lto-dump*",
+    "/usr/lib/gcc/*san.a",
+    "/usr/lib/*/lib?san.so.*",
+    "/usr/lib/*/libhwasan.so.*",
+    "/usr/bin/*gp-*",
+    "/usr/bin/*gprofng*",
+    "/usr/lib/*/gprofng/*",
+    "/usr/lib/*/libgprofng.so.*",
+    "/usr/bin/*-dwp",
+    "/usr/bin/tini-static",
+)
+# Debian's own step from /bin to /usr/bin needs perl, 50 MB that stay; this one makes the links first.
+_MERGED_USR: Final = "/usr/share/mmdebstrap/hooks/merged-usr"
 _PYTHON: Final = "/usr/bin/python3 -IS -W ignore -m compileall -q -f --invalidation-mode unchecked-hash"
 # In the order they run. The first two take out the host's traces and the backups dpkg and debconf keep. The last is
 # needed because the dates of files newer than the fixed one are turned back in the tar: bytecode that remembers the
@@ -48,8 +78,6 @@ _HOOKS: Final = (
     ': > "$1"/etc/machine-id',
     f'chroot "$1" {_PYTHON} /usr/lib/python3 $(cd "$1" && echo /usr/lib/python3.*)',
 )
-_BLOCK: Final = 512
-_CHUNK: Final = 2**20
 _TAIL: Final = 30
 
 
@@ -61,14 +89,18 @@ class Target:
     listing: Path
 
 
-def bootstrap(client: docker.DockerClient, *, cache: Path, report: Reporter) -> str:
+def bootstrap(
+    client: docker.DockerClient, *, cache: Path, report: Reporter, packages: Sequence[str] = PACKAGES + COMPILER
+) -> str:
     """Make the base, or take it from ``cache``, load it into the engine and return its image id (``sha256:…``).
+
+    ``packages`` are Debian's names of what is in it beside the minimal system; by default all the box needs.
 
     :raises BuildError: apt has no lists of Debian bookworm, or mmdebstrap is missing or failed.
     :raises EngineError: the engine did not take the image.
     """
     targets = apt_targets()
-    key = _key(targets)
+    key = _key(targets, packages)
     tar_digest = _cached(cache, key)
     if tar_digest and _has(client, image_id := base_config(tar_digest)[0]):
         report.say(f"the bootstrapped base {image_id} is already in the engine")
@@ -78,7 +110,7 @@ def bootstrap(client: docker.DockerClient, *, cache: Path, report: Reporter) -> 
         report.say(f"the cached base {tar} is damaged and will be made again")
         tar.unlink()
     if not tar_digest or not tar.is_file():
-        tar = make_base(targets, cache=cache, report=report)
+        tar = make_base(targets, cache=cache, report=report, packages=packages)
         tar_digest = tar.stem
         _write(cache / "by-input" / key, tar_digest)
     return load_base(client, tar, tar_digest)
@@ -109,10 +141,12 @@ def apt_targets() -> tuple[Target, ...]:
     return tuple(targets)
 
 
-def make_base(targets: Sequence[Target], *, cache: Path, report: Reporter) -> Path:
+def make_base(
+    targets: Sequence[Target], *, cache: Path, report: Reporter, packages: Sequence[str] = PACKAGES + COMPILER
+) -> Path:
     """Run mmdebstrap on ``targets`` and return the tar in ``cache``, named by its SHA-256.
 
-    Twice from the same lists gives the same bytes; it takes half a minute to a minute and 420 MB.
+    Twice from the same lists gives the same bytes; it takes half a minute to a minute.
 
     :raises BuildError: mmdebstrap is missing or failed; the tail of what it said is the detail.
     """
@@ -124,7 +158,7 @@ def make_base(targets: Sequence[Target], *, cache: Path, report: Reporter) -> Pa
         tar = Path(made) / "base.tar"
         tail: deque[str] = deque(maxlen=_TAIL)
         with subprocess.Popen(
-            _command(tar), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            _command(tar, packages), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, errors="replace",
             env=os.environ | {"SOURCE_DATE_EPOCH": str(EPOCH), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"},
         ) as process:  # fmt: skip
@@ -142,12 +176,11 @@ def make_base(targets: Sequence[Target], *, cache: Path, report: Reporter) -> Pa
 
 def base_config(tar_digest: str) -> tuple[str, bytes]:
     """Return the image id and the config of the base whose layer is the tar with this SHA-256."""
-    created = "2025-01-01T00:00:00Z"
     config: dict[str, Any] = {
         "architecture": "amd64",
         "config": {"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "Cmd": ["/bin/bash"]},
-        "created": created,
-        "history": [{"created": created, "created_by": f"reprobox bootstrap {SCRIPT}"}],
+        "created": CREATED,
+        "history": [{"created": CREATED, "created_by": f"reprobox bootstrap {SCRIPT}"}],
         "os": "linux",
         "rootfs": {"diff_ids": [f"sha256:{tar_digest}"], "type": "layers"},
     }
@@ -160,29 +193,10 @@ def load_base(client: docker.DockerClient, tar: Path, tar_digest: str) -> str:
 
     :raises EngineError: the engine refused it.
     """
-    import docker.errors
-
     image_id, config = base_config(tar_digest)
-    try:
-        with patient(client):
-            client.images.load(cast("bytes", _archive(tar, image_id, config)))  # the stubs know no iterator
-    except docker.errors.DockerException as error:
-        raise EngineError("the engine did not load the bootstrapped base", detail=str(error)) from error
+    layer = Layer(diff_id=f"sha256:{tar_digest}", size=tar.stat().st_size, path=tar)
+    load(client, Image(config=config, layers=(layer,)), tag=tag_of(image_id), scratch=tar.parent)
     return image_id
-
-
-def _archive(tar: Path, image_id: str, config: bytes) -> Iterator[bytes]:
-    """Yield the ``docker load`` archive of one layer, so that the tar needs no second copy on disk."""
-    name = f"{image_id.removeprefix('sha256:')}.json"
-    manifest = json.dumps([{"Config": name, "RepoTags": [tag_of(image_id)], "Layers": ["layer.tar"]}]).encode()
-    for member, content in (("manifest.json", manifest), (name, config)):
-        yield _header(member, len(content)) + content + _padding(len(content))
-    size = tar.stat().st_size
-    yield _header("layer.tar", size)
-    with tar.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            yield chunk
-    yield _padding(size) + bytes(2 * _BLOCK)
 
 
 def tag_of(image_id: str) -> str:
@@ -190,27 +204,18 @@ def tag_of(image_id: str) -> str:
     return f"reprobox-base:{image_id.removeprefix('sha256:')[:12]}"
 
 
-def _header(name: str, size: int) -> bytes:
-    entry = tarfile.TarInfo(name)
-    entry.size, entry.mtime = size, EPOCH
-    return entry.tobuf(format=tarfile.GNU_FORMAT)
-
-
-def _padding(size: int) -> bytes:
-    return bytes(-size % _BLOCK)
-
-
-def _command(tar: Path) -> list[str]:
+def _command(tar: Path, packages: Sequence[str]) -> list[str]:
     command = ["mmdebstrap", "--variant=minbase", f"--mode={'root' if os.geteuid() == 0 else 'unshare'}"]
-    command += ["--architectures=amd64", "--components=main", f"--include={','.join(PACKAGES)}"]
-    command += [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in _LEFT_OUT]
+    command += ["--architectures=amd64", "--components=main", f"--include={','.join(('usr-is-merged', *packages))}"]
+    command += [f"--hook-dir={_MERGED_USR}"]
+    command += [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT]
     command += [f"--customize-hook={hook}" for hook in _HOOKS]
     return [*command, CODENAME, str(tar), "-"]
 
 
-def _key(targets: Sequence[Target]) -> str:
+def _key(targets: Sequence[Target], packages: Sequence[str]) -> str:
     """Digest what decides the base: the package lists, the packages and this script, its own version included."""
-    parts = [f"script {SCRIPT}", " ".join(_command(Path("base.tar")))]
+    parts = [f"script {SCRIPT}", " ".join(_command(Path("base.tar"), packages))]
     parts += [f"{target.line.split()[2]} {sha256_of(target.listing)}" for target in targets]
     return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
 

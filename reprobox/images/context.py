@@ -20,15 +20,16 @@ _PROGRAMS: Final = frozenset(
 )
 
 
-def write_context(files: Mapping[str, Path | bytes], out: IO[bytes]) -> None:
+def write_context(files: Mapping[str, Path | bytes], out: IO[bytes], *, backwards: bool = False) -> None:
     """Write ``files`` (name in the context → content, or the path of it) to ``out`` as an uncompressed tar.
 
     Names are sorted, folders implied, owner root, modes 0644 (0755 for programs), and every date is :data:`EPOCH`.
+    ``backwards`` writes the files from the last name to the first, for a check that the order does not matter.
     """
     with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for folder in sorted({parent for name in files for parent in _parents(name)}):
             archive.addfile(_entry(folder, mode=0o755, kind=tarfile.DIRTYPE))
-        for name, source in sorted(files.items()):
+        for name, source in sorted(files.items(), reverse=backwards):
             with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as content:
                 entry = _entry(name, mode=0o755 if name in _PROGRAMS else 0o644)
                 entry.size = content.seek(0, io.SEEK_END)
@@ -37,14 +38,14 @@ def write_context(files: Mapping[str, Path | bytes], out: IO[bytes]) -> None:
 
 
 @contextmanager
-def context_file(files: Mapping[str, Path | bytes], folder: Path) -> Iterator[IO[bytes]]:
+def context_file(files: Mapping[str, Path | bytes], folder: Path, *, backwards: bool = False) -> Iterator[IO[bytes]]:
     """Give the context tar of ``files`` as an open file at its start.
 
     It lies on disk in ``folder``, since wheels are gigabytes, and has no name, so that not even a kill leaves it there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=folder) as out:
-        write_context(files, out)
+        write_context(files, out, backwards=backwards)
         out.seek(0)
         yield out
 

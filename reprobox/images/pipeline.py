@@ -1,10 +1,14 @@
-"""One build from request to result: decide, gather, build, name."""
+"""One build from request to result: decide, gather, build, normalise, name."""
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
-from typing import TYPE_CHECKING, Any, assert_never
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any, Final, assert_never
 
 from reprobox import __version__, reference
 from reprobox.engines.digests import config_digest
@@ -13,6 +17,7 @@ from reprobox.images import BuildRequest, BuildResult
 from reprobox.images.base import choose_base, missing_packages, same_base
 from reprobox.images.builders import BuildJob, build_buildkit, build_classic
 from reprobox.images.context import context_file
+from reprobox.images.normalise import Normalised, normalise
 from reprobox.images.sources import ImageInput
 from reprobox.images.wheels import Pin, collect, parse_lock
 
@@ -20,8 +25,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import docker
-    from reprobox.images import Reporter
+    from reprobox.images import Builder, Reporter
     from reprobox.images.base import Base
+
+_STALE_SECONDS: Final = 86_400  # no build takes a day, so older scratch was left by one that was killed
 
 
 def cache_folder() -> Path:
@@ -31,14 +38,24 @@ def cache_folder() -> Path:
     return user_cache_path("reprobox")
 
 
-def run_build(request: BuildRequest, *, client: docker.DockerClient, report: Reporter) -> BuildResult:
-    """Carry out ``request``; see :func:`reprobox.images.build`."""
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What two builds of the same image may differ in without its showing: where the context lies, and its order."""
+
+    scratch: Path
+    backwards: bool = False
+
+
+def run_build(
+    request: BuildRequest, *, client: docker.DockerClient, report: Reporter, within: Surroundings | None = None
+) -> BuildResult:
+    """Carry out ``request``; see :func:`reprobox.images.build`. ``within`` is the cache folder's scratch by default."""
     started = time.monotonic()
     if request.tag is not None and reference.parse(request.tag).digest:
         raise UsageError(f"the tag {request.tag!r} has a digest", remedy="name the image as NAME:TAG")
     if request.base is not None:
         same_base(request.base, {})  # refuses what is no reference before anything is fetched
-    made_of = ImageInput.read(request.variant)
+    made_of = ImageInput.read(request.variant, compiler=request.compiler)
     name = made_of.tag
 
     present = None if request.no_cache else _present(client, made_of, request, report)
@@ -46,29 +63,66 @@ def run_build(request: BuildRequest, *, client: docker.DockerClient, report: Rep
         return _result(request, present, made_of=made_of, client=client, started=started, reused=True)
 
     cache = cache_folder()
+    within = within or Surroundings(scratch=_scratch(cache))
     pins = parse_lock(made_of.lock, source=f"docker/locks/{request.variant}.txt")
     wheels = collect(pins, wheelhouses=request.wheelhouses, cache=cache / "wheels", report=report)
-    base = choose_base(request.base, client=client, cache=cache / "base", report=report)
+    base = choose_base(request.base, client=client, cache=cache / "base", report=report, compiler=request.compiler)
     files: dict[str, Path | bytes] = {f"wheels/{wheel}": path for wheel, path in wheels.items()}
     files.update(made_of.files)
     args = _build_args(made_of, base, pins)
-    network = _network(base, client, report)
+    network = _network(base, client, report, compiler=request.compiler)
     report.say(f"building {name} with the {_builder_name(request)} builder")
-    with context_file(files, cache / "contexts") as context:
-        job = BuildJob(context=context, args=args, tag=name, network=network, no_cache=request.no_cache)
-        match request.builder:
-            case "classic":
-                engine_id = build_classic(job, client=client, report=report)
-            case "buildkit":
-                engine_id = build_buildkit(job, client=client, report=report)
-            case _:
-                assert_never(request.builder)
+    with context_file(files, within.scratch, backwards=within.backwards) as context:
+        built = build_normalised(
+            context, args, builder=request.builder, base=base.source, tag=name, network=network,
+            no_cache=request.no_cache, scratch=within.scratch, client=client, report=report,
+        )  # fmt: skip
     if request.builder == "classic":
         report.say(
             "the stages are kept for the next build; docker image prune --filter label=reprobox.stage frees them"
         )
-    built = client.images.get(engine_id).attrs
-    return _result(request, built, made_of=made_of, client=client, started=started, reused=False)
+    attrs = client.images.get(built.engine_id).attrs
+    return _result(
+        request, attrs, made_of=made_of, client=client, started=started, reused=False, image_id=built.image_id
+    )
+
+
+def build_normalised(
+    context: IO[bytes], args: dict[str, str], *, builder: Builder, base: str, tag: str, network: str, no_cache: bool,
+    scratch: Path, client: docker.DockerClient, report: Reporter,
+) -> Normalised:  # fmt: skip
+    """Have ``builder`` build the context on the image ``base``, and leave only the normalised image, named ``tag``.
+
+    :raises BuildError: a step failed, or what was built cannot be normalised.
+    :raises EngineError: the engine refused.
+    """
+    import docker.errors
+
+    raw = f"reprobox-raw:{uuid.uuid4().hex}"  # so that no other build, and no prune, takes it away meanwhile
+    job = BuildJob(context=context, args=args, tag=raw, network=network, no_cache=no_cache)
+    try:
+        match builder:
+            case "classic":
+                built = build_classic(job, client=client, report=report)
+            case "buildkit":
+                built = build_buildkit(job, client=client, report=report)
+            case _:
+                assert_never(builder)
+        return normalise(client, built, base=base, tag=tag, scratch=scratch, report=report)
+    finally:
+        with suppress(docker.errors.APIError):
+            client.api.remove_image(raw)
+
+
+def _scratch(cache: Path) -> Path:
+    """Return the folder for what a build needs on disk until it ends, without what a killed one left there."""
+    folder = cache / "contexts"
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.iterdir():
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(left)
+    return folder
 
 
 def _present(
@@ -105,15 +159,17 @@ def _result(
     client: docker.DockerClient,
     started: float,
     reused: bool,
+    image_id: str | None = None,
 ) -> BuildResult:
     engine_id, labels = str(image["Id"]), image["Config"]["Labels"]
     if request.tag:
         wanted = reference.parse(request.tag)
         client.api.tag(engine_id, wanted.name, tag=wanted.tag or "latest")
     return BuildResult(
-        image_id=config_digest(client, engine_id),
+        image_id=image_id or config_digest(client, engine_id),
         engine_id=engine_id,
         builder=None if reused else request.builder,
+        way=None if reused else f"{request.builder}+normalised",
         reused=reused,
         variant=request.variant,
         tag=request.tag or made_of.tag,
@@ -130,6 +186,7 @@ def _build_args(made_of: ImageInput, base: Base, pins: tuple[Pin, ...]) -> dict[
         "BASE_DIGEST": base.digest,
         "BASE_NAME": base.name,
         "BASE_RECORD": base.record,
+        "COMPILER": str(int(made_of.compiler)),
         "INPUT_DIGEST": made_of.digest,
         "LOCK_DIGEST": _lock_digest(made_of.lock),
         "TORCH": next((pin.version for pin in pins if pin.name == "torch"), "none"),
@@ -138,8 +195,8 @@ def _build_args(made_of: ImageInput, base: Base, pins: tuple[Pin, ...]) -> dict[
     }
 
 
-def _network(base: Base, client: docker.DockerClient, report: Reporter) -> str:
-    missing = missing_packages(base, client=client)
+def _network(base: Base, client: docker.DockerClient, report: Reporter, *, compiler: bool) -> str:
+    missing = missing_packages(base, client=client, compiler=compiler)
     if not missing:
         return "none"
     report.say(

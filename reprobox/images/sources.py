@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 Variant = Literal["cpu", "cuda"]
 
+NORMALISER: Final = 1
+"""Version of the canonical form of an image; a change of it changes every image id, so it is part of the input digest."""
+
 _PACKAGE: Final = Path(__file__).resolve().parent.parent
 _BOX_MODULES: Final = ("__init__.py", "errors.py", "recipe.py")
 _LOCKS: Final = "docker/locks"
@@ -65,19 +68,22 @@ class ImageInput:
 
     variant: Variant
     files: Mapping[str, bytes]
+    compiler: bool = True
 
     @classmethod
-    def read(cls, variant: Variant) -> ImageInput:
-        """Read the files of ``variant`` (about thirty small ones).
+    def read(cls, variant: Variant, *, compiler: bool = True) -> ImageInput:
+        """Read the files of ``variant`` (about thirty small ones); ``compiler`` False is for an image without one.
 
         :raises BuildError: this installation lacks one of them.
         """
-        return cls(variant=variant, files={name: path.read_bytes() for name, path in image_files(variant).items()})
+        files = {name: path.read_bytes() for name, path in image_files(variant).items()}
+        return cls(variant=variant, files=files, compiler=compiler)
 
     @cached_property
     def digest(self) -> str:
         """See :func:`input_digest`."""
-        return digest_of(self.files, __version__)
+        form = f"normaliser {NORMALISER}" if self.compiler else f"normaliser {NORMALISER}, no compiler"
+        return digest_of(self.files, f"{__version__}, {form}")
 
     @property
     def tag(self) -> str:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections import deque
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from reprobox.errors import ArtefactError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from reprobox.images import Reporter
 
@@ -99,6 +100,21 @@ def collect(
     return found
 
 
+@contextmanager
+def fetch_with_pip(pin: Pin, *, folder: Path, report: Reporter, platform: str = "x86_64") -> Iterator[Path]:
+    """Let pip download one wheel into a folder below ``folder`` that goes at the end; give its path.
+
+    :raises ArtefactError: there is no pip, or it cannot fetch the wheel.
+    """
+    _require_pip(pin)
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder, prefix=".pip-") as made:
+        requirements = Path(made) / "requirements.txt"
+        requirements.write_text(f"{pin.requirement()}\n", encoding="utf-8")
+        _run_pip(_pip_command(requirements, Path(made), "3.11", platform), [pin], report)
+        yield next(Path(made).glob("*.whl"))
+
+
 def place(wheel: Path, digest: str, cache: Path) -> Path:
     """Move ``wheel``, already verified, to its place in the cache and return that.
 
@@ -141,11 +157,7 @@ def _in_cache(pin: Pin, cache: Path, report: Reporter) -> Path | None:
 
 
 def _download(pins: Sequence[Pin], *, cache: Path, report: Reporter, python: str) -> list[Path]:
-    if importlib.util.find_spec("pip") is None:
-        raise ArtefactError(
-            f"{pins[0]} must be fetched and this Python ({sys.executable}) has no pip",
-            remedy="install it (python -m ensurepip) or pass --wheelhouse DIR",
-        )
+    _require_pip(pins[0])
     cache.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=cache, prefix=".download-") as made:
         folder = Path(made)
@@ -155,9 +167,17 @@ def _download(pins: Sequence[Pin], *, cache: Path, report: Reporter, python: str
         return [_placed(pin, folder, cache) for pin in pins]
 
 
-def _pip_command(requirements: Path, destination: Path, python: str) -> list[str]:
-    platforms = [f"manylinux_2_{minor}_x86_64" for minor in _GLIBC_MINORS]
-    platforms += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64"]
+def _require_pip(pin: Pin) -> None:
+    if importlib.util.find_spec("pip") is None:
+        raise ArtefactError(
+            f"{pin} must be fetched and this Python ({sys.executable}) has no pip",
+            remedy="install it (python -m ensurepip) or pass --wheelhouse DIR",
+        )
+
+
+def _pip_command(requirements: Path, destination: Path, python: str, machine: str = "x86_64") -> list[str]:
+    platforms = [f"manylinux_2_{minor}_{machine}" for minor in _GLIBC_MINORS]
+    platforms += [f"{name}_{machine}" for name in ("manylinux2014", "manylinux2010", "manylinux1", "linux")]
     abis = [f"cp{python.replace('.', '')}", "abi3", "none"]
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
     command += ["--progress-bar", "off", "--disable-pip-version-check", "--dest", str(destination)]

@@ -48,16 +48,17 @@ class Tmpfs(NamedTuple):
     options: str
 
 
-def parse_volume(text: str, directory: Path) -> Mount:
+def parse_volume(text: str, directory: Path, flag: str = "-v") -> Mount:
     """Read Docker's ``-v SOURCE:TARGET[:ro|rw]``; a relative source (``./data``) counts from ``directory``.
 
+    :param flag: how an error names where it was given.
     :raises UsageError: for a malformed value or a protected target.
     :raises BoxError: when the source does not exist: it is never created.
     """
-    given = f"-v {checked_text(text, '-v')}"
+    given = f"{flag} {checked_text(text, flag)}"
     parts = text.split(":")
     if len(parts) not in (2, 3) or not all(parts):
-        raise UsageError(f"-v cannot be {text!r}", remedy="give SOURCE:TARGET or SOURCE:TARGET:ro")
+        raise UsageError(f"{flag} cannot be {text!r}", remedy="give SOURCE:TARGET or SOURCE:TARGET:ro")
     source, target, mode = (*parts, "rw")[:3]
     if mode not in ("ro", "rw"):
         raise UsageError(f"{given}: the mode cannot be {mode!r}", remedy="give ro or rw")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -49,7 +50,9 @@ def parse_request(
     def texts(name: str) -> list[str]:
         return values.get(name) or []
 
-    entries = [line for path in texts("env_file") for line in parse_env_file(Path(path))] + texts("env")
+    local = settings.value("engine") is EngineName.LOCAL
+    entries = [f"{name}={value}" for name, value in settings.project.environment.items()]
+    entries += [line for path in texts("env_file") for line in parse_env_file(Path(path))] + texts("env")
     environment = parse_environment(entries, os.environ)
     secrets = parse_secrets(texts("secret"), os.environ, project.directory)
     hidden = {name: value for name, value in environment.items() if value and looks_secret(name, value)}
@@ -58,9 +61,10 @@ def parse_request(
         *((f"--mount {text}", parse_mount(text, project.directory)) for text in texts("mount")),
         *((f"--tmpfs {text}", parse_tmpfs(text)) for text in texts("tmpfs")),
     ]
+    if not local:
+        mounts = [*_mounts_of_the_project(settings, project, {mount.target for _, mount in mounts}), *mounts]
     for given, mount in mounts:
         checked_inside_the_project(mount.target, project.root, given)
-    local = settings.value("engine") is EngineName.LOCAL
     terminal = bool(values.get("tty"))
     if terminal and not os.isatty(0) and not values.get("detach"):
         raise UsageError(
@@ -87,7 +91,7 @@ def parse_request(
         writable=bool(values.get("writable")),
         cache=_cache(values.get("cache")),
         inputs=tuple(_input(text, project) for text in texts("input")),
-        outputs=tuple(parse_artefact(text, project, "--output") for text in texts("output")),
+        outputs=_outputs(texts("output"), settings, project),
         log=values.get("log") is not False,
         selftest=settings.value("selftest"),
         container_flags=container_flags,
@@ -104,6 +108,18 @@ def parse_pull(text: str | None) -> Pull:
         return parse_choice("missing" if text is None else text, "--pull", ("missing", "always", "never"))  # type: ignore[return-value]
     except RecipeError as error:
         raise UsageError(error.message, remedy=error.remedy) from error
+
+
+def _mounts_of_the_project(settings: Settings, project: Project, taken: set[str]) -> list[tuple[str, Mount | Tmpfs]]:
+    """Return what the project file mounts, but for targets that the command line gives to something else."""
+    given = [(f"mounts {text}", parse_volume(text, project.root, "mounts")) for text in settings.project.mounts]
+    return [(name, mount) for name, mount in given if mount.target not in taken]
+
+
+def _outputs(typed: list[str], settings: Settings, project: Project) -> tuple[str, ...]:
+    from_root = replace(project, directory=project.root)
+    named = [parse_artefact(text, from_root, "outputs") for text in settings.project.outputs]
+    return tuple(dict.fromkeys([*named, *(parse_artefact(text, project, "--output") for text in typed)]))
 
 
 def _refuse_what_has_no_effect(request: RunRequest, *, shm_size: str | None) -> None:

@@ -1,0 +1,121 @@
+"""What ``push``, ``pull``, ``save`` and ``load`` have in common: the engine, the image that is meant, the options."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import typer
+
+from reprobox.cli.build import Variant
+from reprobox.cli.console import say, silent
+from reprobox.errors import UsageError
+from reprobox.settings import Origin, Settings, switch_text
+
+if TYPE_CHECKING:
+    import docker
+    from reprobox.engines.docker import DockerEngine
+    from reprobox.engines.transfer import Patience
+
+__all__ = [
+    "EngineOption",
+    "JsonOption",
+    "QuietOption",
+    "Sharing",
+    "StallOption",
+    "Variant",
+    "VerboseOption",
+    "patience",
+    "print_result",
+]
+
+LONGEST_STALL_SECONDS = 86400
+
+
+EngineOption = Annotated[str | None, typer.Option("--engine", help="docker (podman where there is none) or podman.")]
+StallOption = Annotated[
+    float | None, typer.Option("--stall-timeout", metavar="SECONDS", help="Try again after this long without progress.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show the engine's own output.")]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing on stderr.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharing:
+    """The engine, the settings and the project's folder that one of these commands works with."""
+
+    engine: DockerEngine
+    settings: Settings
+    folder: Path
+
+    @classmethod
+    def begin(cls, engine: str | None, image: str | None = None, *, quiet: bool) -> Sharing:
+        """Find the project, resolve its settings and connect to the engine.
+
+        :raises UsageError: a setting is wrong, or the engine is this machine itself, which has no images.
+        :raises EngineUnavailable: no engine answers.
+        """
+        from reprobox.engines import choose_engine
+        from reprobox.engines.docker import DockerEngine
+        from reprobox.project import Project
+
+        folder = Project.find(Path()).root
+        flags = {"engine": engine, "image": image, "quiet": switch_text(quiet or None)}
+        settings = Settings.load(flags, folder)
+        named = settings.resolve("engine")
+        silently = silent if settings.value("quiet") else say
+        found = choose_engine(named.value, chosen=named.origin is not Origin.DEFAULT, say=silently)
+        if not isinstance(found, DockerEngine):
+            raise UsageError(f"the {found.name} engine has no images", remedy="use --engine docker or podman")
+        return cls(engine=found, settings=settings, folder=folder)
+
+    @property
+    def client(self) -> docker.DockerClient:
+        """The engine's client."""
+        return self.engine.client
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nobody is to be told anything."""
+        return bool(self.settings.value("quiet"))
+
+    def image(self, variant: Variant) -> str:
+        """Return the image that is named, by a flag or a setting, or this reprobox's own.
+
+        :raises ImageNotFound: the engine does not have it.
+        """
+        from reprobox.runs.images import choose_image
+
+        named: str | None = self.settings.value("image")
+        if named is None:
+            named, _ = choose_image(self.engine, None, variant.value)
+        assert named is not None
+        self.engine.image(named)
+        return named
+
+    def variant_of(self, image: str) -> str:
+        """Return what the image says it computes on; empty where it is no image of reprobox's."""
+        return str(self.engine.image(image).labels.get("reprobox.variant", ""))
+
+
+def patience(stall_seconds: float | None) -> Patience:
+    """Return how long a transfer is waited for. :raises UsageError: where the time is none."""
+    from reprobox.engines.transfer import Patience
+
+    if stall_seconds is None:
+        return Patience()
+    if not 0 < stall_seconds <= LONGEST_STALL_SECONDS:
+        raise UsageError(f"--stall-timeout cannot be {stall_seconds:g}", remedy="give seconds, up to a day")
+    return Patience(stall_seconds=stall_seconds)
+
+
+class _Result(Protocol):
+    def to_json(self) -> dict[str, Any]: ...
+
+
+def print_result(result: _Result, line: str, *, as_json: bool) -> None:
+    """Print ``line``, or the whole document."""
+    print(json.dumps(result.to_json(), indent=2) if as_json else line)

@@ -1,0 +1,248 @@
+"""Sharing an image through a registry: pushed and pulled by digest, and held against the lock."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from reprobox import reference
+from reprobox.engines import transfer
+from reprobox.engines.connection import NoSuchThing, engine_errors
+from reprobox.engines.digests import config_digest
+from reprobox.errors import EngineError, LockError, RegistryError, UsageError
+from reprobox.images.lockfile import LOCK_NAME, read_lock, write_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import docker
+    from reprobox.engines.transfer import Patience
+    from reprobox.images import Reporter
+    from reprobox.images.lockmodel import LockedImage
+    from reprobox.reference import Reference
+
+__all__ = ["Pulled", "Pushed", "image_of_lock", "note_in_lock", "pull_image", "pull_locked", "push_image"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pulled:
+    """An image that was fetched, or that the engine had by its digest already.
+
+    ``repo_digest`` is ``NAME@sha256:…``, what to write wherever it is to be pulled again; ``image_id`` the OCI config
+    digest; ``engine_id`` what the engine calls it; ``lock`` the lock it was held against, where it was; ``seconds`` wall
+    time.
+    """
+
+    reference: str
+    repo_digest: str
+    image_id: str
+    engine_id: str
+    lock: str | None
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of schema ``reprobox.pull/1``."""
+        return {"schema": "reprobox.pull/1", **asdict(self), "seconds": round(self.seconds, 3)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pushed:
+    """An image that was pushed; the fields are those of :class:`Pulled`, and ``lock`` the one that was written to."""
+
+    reference: str
+    repo_digest: str
+    image_id: str
+    engine_id: str
+    lock: str | None
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of schema ``reprobox.push/1``."""
+        return {"schema": "reprobox.push/1", **asdict(self), "seconds": round(self.seconds, 3)}
+
+
+def pull_image(
+    wanted: Reference,
+    *,
+    client: docker.DockerClient,
+    report: Reporter,
+    patience: Patience | None = None,
+    image_id: str | None = None,
+    lock: str | None = None,
+) -> Pulled:
+    """Fetch ``wanted`` from its registry and return exactly what was fetched; an older image never takes its place.
+
+    :param image_id: the OCI config digest it must have; any by default.
+    :param lock: where ``image_id`` was read, for messages.
+    :raises RegistryError: it could not be had, or is another image than ``image_id``; then what was fetched is let go.
+    """
+    started = time.monotonic()
+    had = _image_ids(client) if image_id else set()
+    digest = transfer.pull(client, wanted, report, patience=patience)
+    name = f"{wanted.name}@{digest}"
+    with engine_errors(f"look up {name}"):
+        # By digest: the tag may by now be somebody else's.
+        engine_id = str(client.images.get(name).id)
+    found = config_digest(client, engine_id)
+    if image_id not in {None, found}:
+        if engine_id not in had:
+            with contextlib.suppress(EngineError), engine_errors(f"remove {name}"):
+                client.images.remove(name)
+        raise RegistryError(
+            f"{name} is the image {found}, and {lock} names {image_id}; it is not used",
+            remedy="push the image of the lock there, or write the lock of that image",
+        )
+    return Pulled(
+        reference=str(wanted),
+        repo_digest=name,
+        image_id=found,
+        engine_id=engine_id,
+        lock=lock,
+        seconds=time.monotonic() - started,
+    )
+
+
+def pull_locked(
+    path: Path,
+    repository: str | None,
+    variant: str | None,
+    *,
+    client: docker.DockerClient,
+    report: Reporter,
+    patience: Patience | None = None,
+) -> Pulled:
+    """Fetch the image that the lock at ``path`` names, by digest, from ``repository``, which no lock names.
+
+    :param variant: ``cpu`` or ``cuda``; None takes the one image of a lock that has one.
+    :raises UsageError: no repository is given, or it is none; or the lock has several images and no ``variant`` is given.
+    :raises LockError: the lock names no such image, or it was never pushed.
+    :raises RegistryError: as :func:`pull_image`.
+    """
+    locked = image_of_lock(path, variant)
+    if repository is None:
+        raise UsageError(
+            f"{path.name} does not say which repository has its image",
+            remedy="give it: --from HOST/NAME, or image = in the project file",
+        )
+    wanted = replace(reference.parse(repository), tag=None, digest=locked.repo_digest)
+    return pull_image(
+        wanted, client=client, report=report, patience=patience, image_id=locked.config_digest, lock=str(path)
+    )
+
+
+def push_image(
+    image: str,
+    target: Reference,
+    *,
+    client: docker.DockerClient,
+    report: Reporter,
+    patience: Patience | None = None,
+) -> Pushed:
+    """Push ``image`` (a name or an id) as ``target``; afterwards the engine has it under that name too.
+
+    Where it fails, the name means again what it meant before.
+
+    :raises UsageError: ``target`` has a digest, which only the registry can give.
+    :raises ImageNotFound: the engine does not have the image.
+    :raises RegistryError: the registry refused, failed or stalled, or has something else now.
+    """
+    started = time.monotonic()
+    if target.digest:
+        raise UsageError(f"{target} has a digest, which follows from the image", remedy="give NAME:TAG to push it as")
+    named = target if target.tag else replace(target, tag="latest")
+    image_id = config_digest(client, image)
+    with engine_errors(f"look up {image}"):
+        engine_id = str(client.images.get(image).id)
+    with _tagged(client, engine_id, named):
+        digest = transfer.push(client, named, report, patience=patience)
+        repo_digest = f"{named.name}@{digest}"
+        # The engine knows its own image under the digest that the registry answered, or the answer was of another one.
+        with engine_errors(f"look up {repo_digest}"):
+            same = str(client.images.get(repo_digest).id) == engine_id
+    if not same:
+        raise RegistryError(f"{repo_digest} is not the image that was pushed", remedy="push it again")
+    return Pushed(
+        reference=str(named),
+        repo_digest=repo_digest,
+        image_id=image_id,
+        engine_id=engine_id,
+        lock=None,
+        seconds=time.monotonic() - started,
+    )
+
+
+def image_of_lock(path: Path, variant: str | None) -> LockedImage:
+    """Return the image of ``variant`` that the lock at ``path`` names and that was pushed once.
+
+    :raises UsageError: the lock has several and no ``variant`` is given.
+    :raises LockError: there is no lock, it has no such image, or that was never pushed.
+    """
+    lock = read_lock(path)
+    if lock is None:
+        raise LockError(f"there is no {path}", remedy="write one with `reprobox lock`, or pull an image by its name")
+    if variant is None and len(lock.images) > 1:
+        raise UsageError(
+            f"{path.name} has the images {' and '.join(sorted(lock.images))}", remedy="choose one with --variant"
+        )
+    chosen = variant or next(iter(lock.images), "")
+    locked = lock.images.get(chosen)
+    if locked is None:
+        what = f"{variant} image" if variant else "image"
+        raise LockError(f"{path} names no {what} yet", remedy="build it: reprobox build")
+    if not locked.repo_digest:
+        raise LockError(
+            f"the {chosen} image of {path} was never pushed", remedy="push it where it was built: reprobox push"
+        )
+    return locked
+
+
+def note_in_lock(folder: Path, variant: str, pushed: Pushed, report: Reporter) -> Pushed:
+    """Write the digest of ``pushed`` to ``[images.<variant>]`` of the project's lock, where that names this very image.
+
+    :param folder: the project's; without a lock in it, nothing is done.
+    :raises LockError: the lock cannot be read or written.
+    """
+    path = folder / LOCK_NAME
+    lock = read_lock(path)
+    if lock is None:
+        return pushed
+    locked = lock.images.get(variant)
+    if locked is None or locked.config_digest != pushed.image_id:
+        what = f"another {variant} image ({locked.config_digest})" if locked else f"no {variant} image yet"
+        report.say(f"{LOCK_NAME} names {what}, so the digest was not written to it")
+        return pushed
+    digest = pushed.repo_digest.partition("@")[2]
+    images = {**lock.images, variant: replace(locked, repo_digest=digest)}
+    write_lock(path, replace(lock, images=images))
+    report.say(f"the digest is in {LOCK_NAME}; commit it")
+    return replace(pushed, lock=str(path))
+
+
+def _image_ids(client: docker.DockerClient) -> set[str]:
+    with engine_errors("list its images"):
+        return {str(image["Id"]) for image in client.api.images(all=True)}
+
+
+@contextlib.contextmanager
+def _tagged(client: docker.DockerClient, engine_id: str, named: Reference) -> Iterator[None]:
+    """Give the image the name it is pushed under, and take it away again, or give it back, where the block fails."""
+    name = str(named)
+    try:
+        with engine_errors(f"look up {name}"):
+            before = str(client.images.get(name).id)
+    except NoSuchThing:
+        before = None
+    with engine_errors(f"name the image {name}"):
+        client.api.tag(engine_id, named.name, tag=named.tag)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(EngineError), engine_errors(f"take the name {name} back"):
+            if before is not None:
+                client.api.tag(before, named.name, tag=named.tag)
+            elif len(client.images.get(engine_id).tags) > 1:  # an image goes with its last name
+                client.images.remove(name)
+        raise

@@ -1,0 +1,149 @@
+"""A project's own image: the packages of its lock in one layer on reprobox's, and the same bits however often."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import zipfile
+from dataclasses import replace
+
+import pytest
+from docker.errors import ImageNotFound
+from support.said import Said
+
+from reprobox.errors import ArtefactError
+from reprobox.images import BuildRequest
+from reprobox.images.lockfile import Inputs, Lock, LockedWheel, Missing
+from reprobox.images.project import build_project, project_tag
+
+pytestmark = pytest.mark.engine
+
+
+def wheel(folder, name, files, *, version="1.0", scripts=()):
+    """Write a wheel of these files and return its entry of a lock."""
+    info = f"{name}-{version}.dist-info"
+    content = {
+        **files,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    if scripts:
+        content[f"{info}/entry_points.txt"] = "[console_scripts]\n" + "".join(f"{line}\n" for line in scripts)
+    record = []
+    for path, text in content.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+        record.append(f"{path},sha256={digest},{len(text.encode())}")
+    content[f"{info}/RECORD"] = "\n".join([*record, f"{info}/RECORD,,"]) + "\n"
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for inside, text in content.items():
+            archive.writestr(inside, text)
+    return LockedWheel(
+        name=name,
+        version=version,
+        file=path.name,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        variants=("cpu", "cuda"),
+        platforms=("x86_64", "aarch64"),
+    )
+
+
+@pytest.fixture
+def house(tmp_path):
+    """A folder of wheels, and the lock that names three of them."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    wheels = (
+        wheel(
+            folder,
+            "alpha",
+            {"alpha/__init__.py": "def main():\n    print('alpha speaks')\n"},
+            scripts=["alpha=alpha:main"],
+        ),
+        wheel(folder, "beta", {"beta.py": "import alpha\nVALUE = 2\n", "beta.data.txt": "data\n"}),
+        wheel(folder, "gamma", {"gamma/__init__.py": "from beta import VALUE\n", "gamma/old.py": "print 'python 2'\n"}),
+    )
+    return folder, Lock(inputs=Inputs(variants=("cpu",)), wheels=wheels)
+
+
+@pytest.fixture
+def built(docker_client, image, house):
+    """Build the lock's image, and remove what was built at the end."""
+    folder, _ = house
+    tags = []
+
+    def build(lock, **more):
+        tags.append(project_tag(lock, "cpu"))
+        request = BuildRequest(variant="cpu", wheelhouses=(folder,), **more)
+        return build_project(lock, request, client=docker_client, report=Said())
+
+    yield build
+    for tag in dict.fromkeys(tags):
+        with contextlib.suppress(ImageNotFound):
+            docker_client.images.remove(tag, force=True)
+
+
+def layers(docker_client, name):
+    return docker_client.images.get(name).attrs["RootFS"]["Layers"]
+
+
+def test_the_packages_are_there_with_their_scripts_and_the_rest_is_shared(docker, docker_client, image, house, built):
+    _, lock = house
+    result = built(lock)
+    below, whole = layers(docker_client, image), layers(docker_client, result.tag)
+    assert whole[:-1] == below
+    flags = ("--seed", "1", "--image", result.tag, "--self-test", "off")
+    done = docker.run(
+        "sh", "-c", "alpha; python -c 'import gamma, torch; print(gamma.VALUE, gamma.__cached__)'", flags=flags
+    )
+    said, imported = done.stdout.splitlines()
+    assert said == "alpha speaks"
+    assert imported == "2 /opt/project/gamma/__pycache__/__init__.cpython-311.pyc"
+    assert (
+        docker.run("python", "-I", "-c", "import beta; print(beta.__file__)", flags=flags).stdout
+        == "/opt/project/beta.py\n"
+    )
+
+
+def test_the_bytecode_is_there_and_carries_no_date(docker, house, built):
+    _, lock = house
+    program = (
+        "import glob, json\n"
+        "found = {p: open(p, 'rb').read(8)[4] for p in glob.glob('/opt/project/**/*.pyc', recursive=True)}\n"
+        "print(json.dumps(found))"
+    )
+    done = docker.run("python", "-c", program, flags=("--seed", "1", "--image", built(lock).tag, "--self-test", "off"))
+    found = json.loads(done.stdout)
+    assert len(found) == 3  # and none of the file in an older Python's syntax
+    assert set(found.values()) == {0b01}  # by hash, and never checked
+
+
+def test_the_same_lock_gives_the_same_image_and_another_package_only_another_top_layer(docker_client, house, built):
+    folder, lock = house
+    first = built(lock)
+    assert built(lock).reused
+    docker_client.images.remove(first.tag, force=True)
+    again = built(lock)
+    assert (again.image_id, again.reused) == (first.image_id, False)
+    other = replace(lock, wheels=(*lock.wheels[:2], wheel(folder, "gamma", {"gamma.py": "VALUE = 3\n"}, version="1.1")))
+    changed = built(other)
+    assert changed.tag != first.tag
+    assert changed.image_id != first.image_id
+    assert layers(docker_client, changed.tag)[:-1] == layers(docker_client, first.tag)[:-1]
+    assert layers(docker_client, changed.tag)[-1] != layers(docker_client, first.tag)[-1]
+
+
+def test_what_cannot_be_installed_is_refused_by_name_and_leaves_no_image(docker_client, house, built):
+    folder, lock = house
+    twice = wheel(folder, "delta", {"beta.py": "VALUE = 4\n"})
+    with pytest.raises(ArtefactError, match=r"delta-1\.0-py3-none-any\.whl holds a file that another package holds"):
+        built(replace(lock, wheels=(*lock.wheels, twice)))
+    outside = wheel(folder, "epsilon", {"../../escaped.py": "\n"})
+    with pytest.raises(ArtefactError, match="epsilon"):
+        built(replace(lock, wheels=(outside,)))
+    absent = Missing(name="torchvision", version="0.30", variant="cpu", platform="x86_64")
+    with pytest.raises(ArtefactError, match=r"the lock lacks torchvision 0\.30 for cpu"):
+        built(replace(lock, missing=(absent,)))
+    assert not docker_client.containers.list(all=True, filters={"label": "reprobox.stage=project"})
