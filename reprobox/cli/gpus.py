@@ -10,14 +10,13 @@ import sys
 import textwrap
 import time
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
 from reprobox.cli.console import say, silent, table_console
-from reprobox.errors import GpuError, UsageError
-from reprobox.project import Project
+from reprobox.errors import GpuError
+from reprobox.project import settings_folder
 from reprobox.settings import Origin, Settings
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def gpus(
     ] = None,
 ) -> int:
     """Show the GPUs as nvidia-smi does, which of them are free, and which run has the others."""
-    settings = Settings.load({"engine": engine}, _settings_folder())
+    settings = Settings.load({"engine": engine}, settings_folder())
     from reprobox.engines import choose_engine
     from reprobox.runs.gpu_overview import look
     from reprobox.runs.gpu_users import BoxesSeen
@@ -178,11 +177,3 @@ class _Screen:
         # Not through sys.stdout: a signal may come while that is being written to. And the terminal may be gone.
         with contextlib.suppress(OSError):
             os.write(sys.stdout.fileno(), sequence)
-
-
-def _settings_folder() -> Path:
-    """Return the project's folder, or the current one where no run could be made: GPUs can be looked at from anywhere."""
-    try:
-        return Project.find(Path()).root
-    except UsageError:
-        return Path()
