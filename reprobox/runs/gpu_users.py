@@ -72,7 +72,8 @@ class BoxesSeen:
         except ReproboxError as error:
             self._answers.put(error)
         except Exception as error:  # noqa: BLE001 - GPUs can be shown whatever an engine's library fails with
-            self._answers.put(EngineError(f"the engine could not be asked ({type(error).__name__}: {error})"))
+            why = f"the engine could not be asked ({type(error).__name__}: {error})"
+            self._answers.put(EngineError(why, remedy="see `reprobox doctor`"))
 
 
 def runs_of_processes(boxes: Iterable[GpuBox]) -> Callable[[int], str | None]:
