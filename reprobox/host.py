@@ -1,14 +1,26 @@
-"""What of this machine and of the project's checkout a run's record holds."""
+"""This machine and its users, and the project's checkout: what a run's record holds of them."""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["git_facts", "host_facts"]
+__all__ = ["git_facts", "host_facts", "user_name"]
+
+
+@lru_cache
+def user_name(uid: int) -> str:
+    """Return the login name of a user, or its number where it has none here."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def host_facts() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from reprobox.errors import UsageError
 
-__all__ = ["WORKSPACE", "Project"]
+__all__ = ["WORKSPACE", "Project", "settings_folder"]
 
 WORKSPACE = PurePosixPath("/workspace")
 """Where the project is mounted in the box."""
@@ -85,3 +85,11 @@ def _marks_a_project(folder: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False  # not readable, not UTF-8, not TOML, a number too long, or nested too deeply
     return isinstance(tool, dict) and "reprobox" in tool
+
+
+def settings_folder() -> Path:
+    """Return the project's folder, or the current one where no run could be made: for commands that need no project."""
+    try:
+        return Project.find(Path()).root
+    except UsageError:
+        return Path()

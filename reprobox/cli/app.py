@@ -20,6 +20,7 @@ __all__ = ["app", "run_app"]
 COMMANDS = {
     "run": "Run a command in the box, seeded and recorded.",
     "shell": "Open a shell in the box.",
+    "gpus": "Show the GPUs, and who has them.",
     "doctor": "Look for what keeps runs from working here.",
     "selftest": "Prove that this machine gives the same bits.",
     "runs": "List recorded runs; show, follow, stop or remove one.",

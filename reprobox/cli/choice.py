@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +54,7 @@ class Wanted:
     run_id: str
     pull: Pull = "missing"
     platform: str | None = None
-    rules: GpuRules = GpuRules()
+    rules: GpuRules = field(default_factory=GpuRules)
     claim: bool = True
     command: str = ""
     signature: str | None = None
@@ -85,7 +85,16 @@ def choose(settings: Settings, wanted: Wanted, tell: Callable[[str], None]) -> I
         gpus = ()
     taken = GpusOfRun()
     if gpus:
-        taken = take_gpus(asked, wanted.rules, backend, wanted.run_id, tell, command=wanted.command, claim=wanted.claim)
+        taken = take_gpus(
+            asked,
+            wanted.rules,
+            backend,
+            wanted.run_id,
+            tell,
+            inventory=inventory,
+            command=wanted.command,
+            claim=wanted.claim,
+        )
     with taken.claim or contextlib.nullcontext():
         yield Choice(
             engine=backend,

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reprobox.cli.console import say, table_console
-from reprobox.errors import UsageError
-from reprobox.project import Project
+from reprobox.project import settings_folder
 from reprobox.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def doctor(
 
     Nothing is changed. Ends with 1 where a check failed.
     """
-    settings = Settings.load({"engine": engine, "image": image}, _settings_folder())
+    settings = Settings.load({"engine": engine, "image": image}, settings_folder())
     from reprobox.doctor import CHECKS, Patient, examine
     from reprobox.runs.execute import SIGNAL_BASE
     from reprobox.runs.interrupts import Interrupted, Interrupts
@@ -63,14 +62,6 @@ def doctor(
         counts = [f"{verdicts.count(verdict)} {word}" for verdict, word in _words(verdicts).items()]
         console.print(", ".join(counts), soft_wrap=True, highlight=False, markup=False)
     return int("fail" in verdicts)
-
-
-def _settings_folder() -> Path:
-    """Return the project's folder, or the current one where no run could be made: that is a finding, and no end."""
-    try:
-        return Project.find(Path()).root
-    except UsageError:
-        return Path()
 
 
 def _words(verdicts: list[str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["guarded"]
 
 UNEXPECTED_EXIT = 125
+BROKEN_PIPE_EXIT = 141
 
 
 def guarded(work: Callable[[], object], *, debug: bool) -> int:
@@ -33,18 +34,15 @@ def guarded(work: Callable[[], object], *, debug: bool) -> int:
         _say(str(error))
         return error.exit_code
     except typer.TyperException as error:
-        message = error.format_message().rstrip(".")
-        if not message or type(error).__name__ == "NoArgsIsHelpError":
-            print(error)
-        else:
-            _say(f"{message[:1].lower()}{message[1:]}; see {_help_of(error)}")
+        _tell_misuse(error)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return 130
-    except BrokenPipeError:
-        # Whoever read our output has stopped; python would complain once more while it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 141
+    except (BrokenPipeError, SystemExit) as error:
+        # Typer and rich turn the first into the second.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        return _nobody_reads()
     except Exception as error:
         if debug:
             _print_traceback(None)
@@ -53,6 +51,20 @@ def guarded(work: Callable[[], object], *, debug: bool) -> int:
         )
         return UNEXPECTED_EXIT
     return code if isinstance(code, int) else 0
+
+
+def _tell_misuse(error: typer.TyperException) -> None:
+    message = error.format_message().rstrip(".")
+    if not message or type(error).__name__ == "NoArgsIsHelpError":
+        print(error)
+    else:
+        _say(f"{message[:1].lower()}{message[1:]}; see {_help_of(error)}")
+
+
+def _nobody_reads() -> int:
+    # Whoever read our output has stopped; python would complain once more while it closes stdout.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return BROKEN_PIPE_EXIT
 
 
 def _help_of(error: typer.TyperException) -> str:

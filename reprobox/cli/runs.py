@@ -97,7 +97,7 @@ def wait(reference: Reference = "last", as_json: Json = False) -> int:
     if as_json:
         print(json.dumps(manifest, indent=2))
     if manifest["exit_code"] is None:
-        say(manifest.get("message") or "nobody saw the command's end")
+        say(manifest.get("message") or later.NOBODY_SAW_THE_END)
     return _exit_code(manifest)
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from reprobox.errors import ReproboxError
@@ -125,17 +126,18 @@ def _looked_at(check: Check, patient: Patient, limit: float, interrupt: Callable
     thread = threading.Thread(target=lambda: found.append(_safely(check, patient)), name="reprobox-doctor", daemon=True)
     thread.start()
     end = time.monotonic() + limit
-    over = False
+    finding = None
     try:
         while thread.is_alive() and (left := end - time.monotonic()) > 0:
             interrupt()
             thread.join(min(left, _POLL_SECONDS))
-        over = True
+        # Before anything is undone, of which the thread would find something of its own.
+        finding = found[0] if found else None
     finally:
-        if check.undo is not None and not found:
-            _within(UNDO_SECONDS if over else 2 * UNDO_SECONDS, lambda: check.undo and check.undo(patient))
-    if found:
-        return found[0]
+        if check.undo is not None and finding is None:
+            _within(UNDO_SECONDS, partial(check.undo, patient))
+    if finding is not None:
+        return finding
     seen, remedy = check.hung or ("it hangs", None)
     return fail(f"{seen} (not done after {limit:.0f} s)", remedy)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import re
 import shutil
 from pathlib import Path
@@ -13,6 +12,7 @@ from reprobox.doctor.check import Finding, fail, ok, skipped, warn
 from reprobox.doctor.patient import EngineFacts
 from reprobox.engines import choose_engine
 from reprobox.errors import EngineUnavailable
+from reprobox.host import user_name
 from reprobox.settings import Origin
 from reprobox.sizes import human_size
 
@@ -49,7 +49,7 @@ def engine(patient: Patient) -> Finding:
             raise
         return fail(
             error.message,
-            f"run `usermod -aG docker {_name_of(os.getuid())}` as root and log in again (its members are as good as root), "
+            f"run `usermod -aG docker {user_name(os.getuid())}` as root and log in again (its members are as good as root), "
             "or use --engine podman, which needs no rights",
         )
     facts = patient.facts = EngineFacts.of(patient.engine, notes[0] if notes else None)
@@ -98,7 +98,7 @@ def mapping(patient: Patient) -> Finding:
     facts = _facts(patient)
     if facts.rootless and facts.here:
         return judge_subordinate(
-            _name_of(os.getuid()),
+            user_name(os.getuid()),
             _text(Path("/etc/subuid")),
             _text(Path("/etc/subgid")),
             has_newuidmap=shutil.which("newuidmap") is not None,
@@ -136,13 +136,6 @@ def _ids(user: str, text: str) -> int:
     ranges = [line.split(":") for line in text.splitlines()]
     names = {user, str(os.getuid())}
     return sum(int(words[2]) for words in ranges if len(words) == 3 and words[0] in names and words[2].isdigit())
-
-
-def _name_of(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def _text(path: Path) -> str | None:

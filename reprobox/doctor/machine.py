@@ -19,7 +19,7 @@ from platformdirs import user_cache_path
 from reprobox.doctor.check import Finding, Verdict, fail, ok, skipped, warn
 from reprobox.doctor.gpu import judge_cuda
 from reprobox.errors import ReproboxError, UsageError
-from reprobox.gpus.inventory import Inventory
+from reprobox.gpus.inventory import Gpu, Inventory
 from reprobox.project import Project
 from reprobox.runs.plan import default_shm_bytes
 from reprobox.sizes import human_size
@@ -238,14 +238,16 @@ def judge_python(program: str | None, code: int, said: str, *, driver: str | Non
 
 
 def claims(patient: Patient) -> Finding:
-    """Look whether runs on this machine can tell one another which GPUs they have, by claiming none for a moment."""
+    """Look whether runs on this machine can tell one another which GPUs they have, by claiming one that nobody has."""
     del patient
     from reprobox.gpus.claims import Claims
     from reprobox.gpus.shared_folder import machine_folder
 
     try:
         book = Claims(patience=1.0)
-        book.take(f"doctor-{os.getpid()}-{time.time_ns()}", lambda _holders: (), inventory=Inventory()).release()
+        run_id = f"doctor-{os.getpid()}-{time.time_ns()}"
+        none = Gpu(index=0, uuid=f"GPU-{run_id}", name="none")
+        book.take(run_id, lambda _holders: (none,), inventory=Inventory()).release()
         count = len(book.holders())
     except ReproboxError as error:
         return fail(f"{error.message}, so that two runs may get the same", error.remedy)

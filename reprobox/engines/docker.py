@@ -191,6 +191,7 @@ class DockerEngine(Engine):
                 run_id=box["Labels"].get(RUN_LABEL, ""),
                 gpus=tuple(box["Labels"][GPUS_LABEL].split(",")),
                 state=_ALIVE.get(box["State"], "created"),
+                container=box["Id"],
             )
             for box in found
             if box["State"] in _ALIVE or (box["State"] == "created" and box["Created"] > latest)

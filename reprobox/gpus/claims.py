@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, TypeGuard
 
 from reprobox.errors import ClaimError, GpusTaken
-from reprobox.gpus.shared_folder import FolderMissing, SharedFolder, machine_folder, user_name
+from reprobox.gpus.shared_folder import FolderMissing, SharedFolder, machine_folder
+from reprobox.host import user_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

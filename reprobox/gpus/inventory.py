@@ -49,6 +49,7 @@ class MigInstance:
             memory_used_bytes=self.memory_used_bytes,
             temperature_celsius=parent.temperature_celsius,
             processes=self.processes,
+            fault=parent.fault,
         )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import pwd
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from reprobox.gpus.inventory import GpuProcess, Inventory
+from reprobox.host import user_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -74,11 +74,7 @@ def _user(pid: int) -> str | None:
         return None
     for line in status.splitlines():
         if line.startswith("Uid:"):
-            uid = int(line.split()[2])
-            try:
-                return pwd.getpwuid(uid).pw_name
-            except KeyError:
-                return str(uid)
+            return user_name(int(line.split()[2]))
     return None
 
 

@@ -20,17 +20,17 @@ import struct
 import tempfile
 import time
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reprobox.errors import ClaimError
+from reprobox.host import user_name
 
 if TYPE_CHECKING:
     import re
     from collections.abc import Iterator, Mapping
 
-__all__ = ["FolderMissing", "LiveFile", "OpenFolder", "SharedFolder", "machine_folder", "user_name"]
+__all__ = ["FolderMissing", "LiveFile", "OpenFolder", "SharedFolder", "machine_folder"]
 
 _LARGEST = 64 << 10
 _ABANDONED_SECONDS = 3600
@@ -63,17 +63,6 @@ def machine_folder() -> Path:
 
 class FolderMissing(Exception):
     """The folder, or a file just made in it, is not there: nobody has made it yet, or somebody has cleaned it away."""
-
-
-@lru_cache
-def user_name(uid: int) -> str:
-    """Return the name of a user, or its number where it has none here."""
-    import pwd
-
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 @dataclass(frozen=True, kw_only=True)

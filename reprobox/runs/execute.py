@@ -17,10 +17,10 @@ from reprobox.errors import BoxError, EngineUnavailable, ReproboxError, SelfTest
 from reprobox.files import write_json
 from reprobox.recipe import Profile
 from reprobox.runs.finish import conclude, finish
+from reprobox.runs.given import write_box_files
 from reprobox.runs.interrupts import Interrupted, Interrupts, reaches
 from reprobox.runs.logs import RunLogs
 from reprobox.runs.manifest import Outcome, now
-from reprobox.runs.plan import write_box_files
 from reprobox.runs.secrets import write_secrets
 from reprobox.runs.store import HANDED_OVER, SELFTEST_FAILED
 from reprobox.runs.streams import Input, Output, Terminal

@@ -146,7 +146,7 @@ def look(seen: BoxesSeen, environment: Mapping[str, str], *, engine_was_named: b
         notes.append(f"claims are not shown: {error}")
     boxes = seen.now()
     if seen.hung:
-        notes.append("the container engine does not answer, so runs that nobody minds and their processes are not shown")
+        notes.append("the container engine does not answer: runs that are known by their box alone may be missing")
     elif seen.error is not None and engine_was_named:
         notes.append(f"boxes are not shown: {seen.error}")
     inventory = with_runs(inventory, runs_of_processes(boxes))

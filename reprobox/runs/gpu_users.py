@@ -9,7 +9,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from reprobox.errors import ReproboxError
+from reprobox.errors import EngineError, ReproboxError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -71,6 +71,9 @@ class BoxesSeen:
             self._answers.put(self._find().gpu_boxes())
         except ReproboxError as error:
             self._answers.put(error)
+        except Exception as error:  # noqa: BLE001 - GPUs can be shown whatever an engine's library fails with
+            why = f"the engine could not be asked ({type(error).__name__}: {error})"
+            self._answers.put(EngineError(why, remedy="see `reprobox doctor`"))
 
 
 def runs_of_processes(boxes: Iterable[GpuBox]) -> Callable[[int], str | None]:

@@ -71,6 +71,7 @@ def take_gpus(
     run_id: str,
     say: Callable[[str], None],
     *,
+    inventory: Inventory,
     command: str = "",
     claim: bool = True,
 ) -> GpusOfRun:
@@ -79,11 +80,12 @@ def take_gpus(
     Who has a GPU is known from three places: claims, whose holder may be of another engine or user; boxes that still
     run though whoever minded them was killed; and, for ``auto`` and ``exclusive``, NVML's list of processes.
 
+    :param inventory: this machine's GPUs; where it matters who computes on them, NVML is asked again.
     :param claim: ``False`` to say which would be chosen now, and claim nothing.
     :raises GpusTaken: when too few are free, and the rules are not to wait.
     :raises GpuError: when what was asked for is not there; ClaimError where ``exclusive`` cannot be promised.
     """
-    choice = _Choice(asked, rules, engine, run_id)
+    choice = _Choice(asked, rules, engine, run_id, inventory)
     claims = Claims()
 
     def attempt() -> GpusOfRun:
@@ -93,7 +95,7 @@ def take_gpus(
             held = claims.take(
                 run_id,
                 choice.made,
-                inventory=take_inventory(),
+                inventory=inventory,
                 exclusive=rules.exclusive,
                 command=command,
             )
@@ -134,19 +136,23 @@ def described(holders: tuple[Holder, ...], run_id: str | None = None) -> str:
 
 
 class _Choice:
-    """What is chosen, given who has what; made anew with a fresh look at the GPUs each time."""
+    """What is chosen, given who has what; where others count, with a fresh look at the GPUs each time."""
 
-    def __init__(self, asked: GpuRequest | None, rules: GpuRules, engine: Engine, run_id: str) -> None:
+    def __init__(
+        self, asked: GpuRequest | None, rules: GpuRules, engine: Engine, run_id: str, inventory: Inventory
+    ) -> None:
         self.notes: list[str] = []
         self._asked = asked
         self._rules = rules
         self._engine = engine
         self._run_id = run_id
+        self._inventory = inventory
 
     def made(self, holders: tuple[Holder, ...]) -> tuple[Gpu, ...]:
         """Return the GPUs chosen. :raises GpusTaken: when others have them."""
         alone = self._rules.exclusive or self._rules.wait
-        inventory = take_inventory(details=alone or (self._asked is not None and self._asked.kind == "auto"))
+        matters = alone or (self._asked is not None and self._asked.kind == "auto")
+        inventory = take_inventory(details=True) if matters else self._inventory
         having = by_gpu(_with_boxes(holders, self._engine), inventory)
         taken = {uuid: described(those, self._run_id) for uuid, those in having.items()}
         environment = _universe(self._rules)
@@ -193,9 +199,7 @@ def _with_boxes(holders: tuple[Holder, ...], engine: Engine | None) -> tuple[Hol
     return with_boxes(holders, () if engine is None else engine.gpu_boxes())
 
 
-def _in_line(
-    claims: Claims, run_id: str, attempt: Callable[[], GpusOfRun], say: Callable[[str], None]
-) -> GpusOfRun:
+def _in_line(claims: Claims, run_id: str, attempt: Callable[[], GpusOfRun], say: Callable[[str], None]) -> GpusOfRun:
     """Make the attempt when it is this run's turn, until it succeeds; whoever came first is served first."""
     try:
         ticket = claims.wait_in_line(run_id)

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from reprobox.runs.interrupts import Interrupts
     from reprobox.runs.store import RunRecord
 
-__all__ = ["attach", "complete_if_over", "output", "stop", "unfinished", "wait"]
+__all__ = ["NOBODY_SAW_THE_END", "attach", "complete_if_over", "output", "stop", "unfinished", "wait"]
+
+NOBODY_SAW_THE_END = "nobody saw the command's end"
 
 FOLLOW_SECONDS = 0.1
 STOP_SECONDS = 10
@@ -102,8 +104,12 @@ def attach(record: RunRecord, interrupts: Interrupts, say: Callable[[str], None]
         box.stream(lambda stream, data: None if console.write(stream, data) else leave(), say)
     if left:
         return None
-    code = wait(record, say)["exit_code"]
-    return EngineError.exit_code if code is None else code
+    manifest = wait(record, say)
+    if manifest["exit_code"] is None:
+        say(manifest.get("message") or NOBODY_SAW_THE_END)
+        return EngineError.exit_code
+    code: int = manifest["exit_code"]
+    return code
 
 
 def stop(record: RunRecord, seconds: int | None, say: Callable[[str], None]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reprobox.engines import GPUS_LABEL, RUN_LABEL, BoxOptions, BoxSpec, EngineName, ImageInfo, Mount
-from reprobox.errors import BoxError, ImageNotFound, UsageError
+from reprobox.errors import ImageNotFound, UsageError
+from reprobox.host import user_name
 from reprobox.project import WORKSPACE, Project
 from reprobox.recipe import Profile, Recipe, SelfTest, draw_seed, world_size
 from reprobox.runs.mounts import BOX_HOME
@@ -241,7 +242,7 @@ def _container(
             remedy="build it again with `reprobox build`",
         )
     uid, gid = request.owner
-    user = user_name(uid)
+    user = box_user_name(uid)
     home = {"HOME": BOX_HOME, "USER": user, "LOGNAME": user}
     home |= {name: path for name, path in _CACHE_VARIABLES.items() if path.rpartition("/")[0] in caches}
     taken = [mount.target for mount in request.mounts] + list(request.tmpfs)
@@ -367,52 +368,7 @@ def default_shm_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def user_name(uid: int) -> str:
+def box_user_name(uid: int) -> str:
     """Return the caller's login name, or ``user<uid>`` where the machine has none for it."""
-    import pwd
-
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"user{uid}"
-
-
-def box_files(recipe: Recipe, owner: tuple[int, int]) -> dict[str, str]:
-    """Return the files the box is given read-only: passwd and group with its user in them, and the recipe."""
-    import json
-
-    uid, gid = owner
-    user = user_name(uid)
-    passwd = {0: "root:x:0:0:root:/root:/bin/sh", 65534: "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin"}
-    passwd[uid] = f"{user}:x:{uid}:{gid}:{user}:{BOX_HOME}:/bin/sh"
-    group = {0: "root:x:0:", 65534: "nogroup:x:65534:"}
-    group[gid] = f"{user if gid else 'root'}:x:{gid}:"
-    return {
-        "passwd": "\n".join(passwd.values()) + "\n",
-        "group": "\n".join(group.values()) + "\n",
-        "recipe.json": json.dumps(
-            {"schema": "reprobox.recipe/1", **recipe.to_json(), "words": recipe.to_words(BOX_RUN_DIR)}, indent=2
-        )
-        + "\n",
-    }
-
-
-def write_box_files(folder: Path, recipe: Recipe, owner: tuple[int, int]) -> None:
-    """Write :func:`box_files` to ``folder``, and the folder ``out`` that the box may write.
-
-    :raises BoxError: when they cannot be written.
-    """
-    try:
-        folder.mkdir()
-        for name, text in box_files(recipe, owner).items():
-            path = folder / name
-            path.write_text(text, encoding="utf-8")
-            path.chmod(0o444)
-        out = folder / "out"
-        out.mkdir()
-        if owner[0] != os.getuid():
-            out.chmod(0o1777)
-    except OSError as error:
-        raise BoxError(
-            f"{folder} cannot be written ({error.strerror})", remedy="make the project folder writable"
-        ) from error
+    name = user_name(uid)
+    return f"user{name}" if name.isdigit() else name

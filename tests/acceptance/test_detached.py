@@ -260,7 +260,8 @@ def test_attach_to_a_run_that_is_lost_is_a_failure(docker_cli, docker_client):
     _, err = process.communicate(timeout=PATIENCE)
     assert b"left to itself" not in err
     assert b"--no-log" not in err
-    assert process.returncode != 0
+    assert err.startswith(b"reprobox: ")
+    assert process.returncode == 125
     assert manifest(run)["end"], err
 
 

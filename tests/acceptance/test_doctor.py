@@ -129,7 +129,6 @@ def test_a_socket_that_a_dead_daemon_left_is_told_from_none(on_daemon, tmp_path)
 
 def test_a_socket_that_this_user_may_not_open_is_a_matter_of_groups(on_daemon, daemon, tmp_path):
     give(tmp_path, NOBODY)
-    os.chmod(tmp_path.parent, 0o755)
     before = daemon.socket.stat().st_mode
     refused = on_daemon.examine(prefix=as_user(NOBODY))["engine"]
     try:
@@ -186,7 +185,6 @@ def test_an_engine_that_maps_users_is_warned_of(on_daemon, daemon):
 
 def test_a_rootless_engine_needs_subordinate_ids_of_its_user(on_daemon, daemon, tmp_path):
     give(tmp_path, NOBODY)
-    os.chmod(tmp_path.parent, 0o755)
     for name in ("uid", "gid"):
         (tmp_path / f"sub{name}").write_text("somebody:100000:65536\nnobody:200000:65536\n")
     given = mounted(f"mount --bind {tmp_path}/subuid /etc/subuid; mount --bind {tmp_path}/subgid /etc/subgid")
@@ -295,7 +293,6 @@ def test_a_cache_that_cannot_be_written_to_fails(doctor, tmp_path):
 
 
 def test_a_project_of_somebody_else_fails_and_no_project_is_warned_of(doctor, tmp_path):
-    os.chmod(tmp_path.parent, 0o755)
     mine = doctor.examine("--engine", "local")["project"]
     theirs = doctor.examine("--engine", "local", prefix=as_user(NOBODY))["project"]
     nowhere = doctor.examine("--engine", "local", HOME=str(doctor.project))

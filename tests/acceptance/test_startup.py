@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -32,3 +33,20 @@ def test_nothing_heavy_is_imported(arguments, environment):
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "reprobox.cli" in imported, "the listing is empty, so this test is void"
     assert not {name for name in imported if name.split(".")[0] in HEAVY}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["recipe"], ["runs", "list"], ["runs", "list", "--json"], ["run", "--dry-run", "--engine", "local", "true"]],
+)
+def test_a_reader_that_has_gone_is_141_without_a_word(tmp_path, arguments):
+    (tmp_path / "reprobox.toml").write_text("")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as nobody:
+        done = subprocess.run(
+            [str(BIN / "reprobox"), *arguments], cwd=tmp_path, stdout=nobody, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr) == (141, "")
+    with open(os.devnull, "wb") as somebody:
+        assert subprocess.run([str(BIN / "reprobox"), *arguments], cwd=tmp_path, stdout=somebody).returncode == 0

@@ -15,9 +15,9 @@ from support.others import Other, sleep_for_ever
 
 from reprobox.errors import GpusTaken
 from reprobox.gpus import claims as module
-from reprobox.gpus import shared_folder
 from reprobox.gpus.claims import Claims, Holder, by_gpu
 from reprobox.gpus.inventory import Gpu, Inventory, MigInstance
+from reprobox.host import user_name
 from reprobox.runs.store import new_run_id
 
 
@@ -36,7 +36,7 @@ def test_a_claim_says_who_has_what(folder):
     with take(folder, count=2, exclusive=True, command="python train.py\x1b[2J"):
         (holder,) = Claims(folder).holders()
     assert (holder.run, holder.gpus, holder.pid, holder.exclusive) == (RUN, tuple(UUIDS[:2]), os.getpid(), True)
-    assert holder.user == shared_folder.user_name(os.geteuid())
+    assert holder.user == user_name(os.geteuid())
     assert 0 <= time.time() - holder.since.timestamp() < 60
     assert holder.command == "python train.py?[2J"
     assert holder.source == "claim"

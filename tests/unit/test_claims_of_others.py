@@ -21,6 +21,7 @@ from support.others import NOBODY, SOMEBODY, Other, require_root, sleep_for_ever
 from reprobox.errors import ClaimError
 from reprobox.gpus import shared_folder
 from reprobox.gpus.claims import Claims
+from reprobox.host import user_name
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_users_see_and_respect_each_others_claims_whatever_their_umask(folder, f
             me.tell([gpu.uuid for gpu in claim.gpus])
 
     with holding(folder, uid=first, umask=0o077), Other(work, uid=second, umask=0o077) as other:
-        assert other.hear() == [(shared_folder.user_name(first or 0), (UUIDS[0],))]
+        assert other.hear() == [(user_name(first or 0), (UUIDS[0],))]
         assert other.hear() == [UUIDS[1]]
     assert stat.S_IMODE(folder.stat().st_mode) == 0o1777
 
@@ -99,7 +100,7 @@ def test_a_forged_claim_names_who_wrote_it(folder):
         with Other(work, uid=NOBODY) as other:
             assert other.hear() == "written"
             by_user = {holder.user: holder.gpus for holder in Claims(folder).holders()}
-            nobody, root = (shared_folder.user_name(uid) for uid in (NOBODY, 0))
+            nobody, root = (user_name(uid) for uid in (NOBODY, 0))
             assert by_user == {root: (UUIDS[0],), nobody: tuple(UUIDS)}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -14,10 +14,12 @@ import typer
 from reprobox.cli.app import COMMANDS, app
 from reprobox.cli.recipe import knobs
 from reprobox.engines import EngineInfo, EngineName
-from reprobox.gpus import Inventory
+from reprobox.gpus import Gpu, GpuProcess, Inventory, MigInstance
+from reprobox.gpus.claims import Holder
 from reprobox.images import BuildResult
 from reprobox.project import Project
 from reprobox.recipe import KNOBS, VARIABLES, Recipe
+from reprobox.runs.gpu_overview import Overview
 from reprobox.runs.manifest import first_manifest
 from reprobox.runs.plan import RunRequest, make_plan
 from reprobox.runs.receipts import read_receipts
@@ -153,6 +155,24 @@ def test_the_reference_names_the_fields_of_a_plan_a_manifest_and_a_result(tmp_pa
     assert fields_of("reprobox.plan/1") == (plan.to_json().keys() - {"schema"}) | {"knobs"}
     assert fields_of("reprobox.manifest/1") == manifest.keys() | {"out_of_memory"}
     assert fields_of("reprobox.build/1") == {field.name for field in fields(BuildResult)}
+
+
+def test_the_reference_names_the_fields_of_a_gpu_and_of_its_instances_and_users():
+    gpu = Gpu(
+        index=0, uuid="GPU-0", name="a GPU", mig=True, mig_instances=(MigInstance(uuid="MIG-0", profile="1g.5gb"),)
+    )
+    holder = Holder(run="a", gpus=("MIG-0",))
+    document = Overview.of(Inventory(gpus=(gpu,)), (holder,), {}).to_json()
+    (told,) = document["gpus"]
+    assert fields_of("reprobox.gpus/1") == document.keys() | told.keys()
+    rows = (DOCS / "reference" / "files.md").read_text().split("## `reprobox.gpus/1`")[1].split("\n## ")[0].splitlines()
+    for field, inner in (
+        ("claims", told["claims"][0]),
+        ("mig_instances", told["mig_instances"][0]),
+        ("processes", asdict(GpuProcess(pid=1, kind="compute"))),
+    ):
+        (meaning,) = (row.split("|")[2] for row in rows if row.startswith("|") and f"`{field}`" in row.split("|")[1])
+        assert inner.keys() <= set(re.findall(r"`(\w+)`", meaning))
 
 
 def test_the_reference_names_the_fields_of_the_recipe():

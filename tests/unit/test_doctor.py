@@ -79,6 +79,17 @@ def test_a_check_that_hangs_is_given_up_and_what_it_began_is_undone(patient):
     assert undone == [True]
 
 
+def test_a_check_that_was_given_up_has_no_say_when_its_undoing_ends_it(patient):
+    over = threading.Event()
+
+    def undo(_):
+        over.set()
+        time.sleep(0.3)
+
+    hangs = Check(name="a", look=lambda _: (over.wait(30), ok("well"))[1], seconds=0.1, undo=undo)
+    assert found(patient, hangs)["a"].verdict is Verdict.FAIL
+
+
 def test_a_check_that_ends_is_not_undone(patient):
     undone = []
     found(patient, Check(name="a", look=lambda _: ok("well"), undo=lambda _: undone.append(True)))

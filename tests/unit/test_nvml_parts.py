@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 
 import pytest
 from support.nvml import (
@@ -94,7 +95,7 @@ def test_a_process_has_its_user_its_command_and_its_memory(standin_nvml):
     computing, drawing = standin_nvml.inventory(details=True).gpus[0].processes
     assert (computing.pid, computing.kind, computing.memory_bytes) == (os.getpid(), "compute", 5 * GIB)
     assert (drawing.pid, drawing.kind, drawing.memory_bytes) == (os.getpid(), "graphics", None)
-    assert computing.user == reprobox.gpus.processes.pwd.getpwuid(os.geteuid()).pw_name
+    assert computing.user == pwd.getpwuid(os.geteuid()).pw_name
     assert "python" in computing.command
     assert computing.run is None
 
