@@ -26,7 +26,7 @@ lint: setup ## format, lint, types, layers, workflows and actions
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-logo >$(LOGS)/lint-imports.log || { cat $(LOGS)/lint-imports.log; exit 1; }
 	@$(BIN)/actionlint
-	@$(BIN)/zizmor --offline --quiet --no-progress .github
+	@$(BIN)/zizmor --offline --quiet --no-progress .github >$(LOGS)/zizmor.log || { cat $(LOGS)/zizmor.log; exit 1; }
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-actions .github/actions/*/action.yml
 	@echo "lint: clean"
 

@@ -26,8 +26,8 @@ fi
 digest=$(reprobox push "$name:$tag" --image "$id" --variant "$VARIANT")
 
 # After the push, so that the registry's digest is among what the provenance is about.
-reprobox sbom --image "$id" --output "$folder/sbom.json"
-reprobox provenance --image "$id" --output "$folder/provenance.json" \
+reprobox sbom --image "$name:$tag" --output "$folder/sbom.json"
+reprobox provenance --image "$name:$tag" --output "$folder/provenance.json" \
     --builder "$GITHUB_SERVER_URL/$GITHUB_REPOSITORY/.github/workflows/publish.yml@$GITHUB_REF"
 python3 -c 'import json, sys; json.dump(json.load(sys.stdin)["predicate"], sys.stdout)' \
     <"$folder/provenance.json" >"$folder/predicate.json"

@@ -16,6 +16,7 @@
     ├── BuildError                   125  the image could not be built
     │   └── ArtefactError            125  a wheel or a package could not be had, or is not the one the lock names
     ├── LockError                    125  reprobox.lock cannot be read or written, or does not fit the project
+    │   └── LockDamaged              125  reprobox.lock is not what `reprobox lock` writes
     ├── GpuError                     125  a GPU that was asked for is not there
     │   ├── GpusTaken                125  the GPUs that were asked for are in use
     │   └── ClaimError               125  GPUs cannot be claimed on this machine
@@ -49,6 +50,7 @@ __all__ = [
     "GpuError",
     "GpusTaken",
     "ImageNotFound",
+    "LockDamaged",
     "LockError",
     "OutputError",
     "RecipeError",
@@ -138,6 +140,10 @@ class ArtefactError(BuildError):
 
 class LockError(ReproboxError):
     """``reprobox.lock`` cannot be read or written, or does not fit the project."""
+
+
+class LockDamaged(LockError):
+    """``reprobox.lock`` is not what ``reprobox lock`` writes: it was edited, cut off, or merged and left unfinished."""
 
 
 class GpuError(ReproboxError):

@@ -1,13 +1,13 @@
 #!/bin/sh
 # Sees that a container engine answers. Installs Debian's and starts it where none does and this user may.
 #
-#   engine.sh [--tests]     --tests also installs what only the tests need (a registry, Podman, a C compiler)
+#   engine.sh [--tests]     --tests also installs what only the tests need (a registry, Podman, a C compiler, faketime)
 #
 # Exit 0: an engine answers. Exit 3: none does and this user may not change that; the commands to type were printed.
 set -eu
 
 packages="docker.io iptables mmdebstrap uidmap"
-[ "${1:-}" = --tests ] && packages="$packages docker-registry podman runc netavark slirp4netns gcc libc6-dev"
+[ "${1:-}" = --tests ] && packages="$packages docker-registry podman runc netavark slirp4netns gcc libc6-dev faketime"
 log=${TMPDIR:-/tmp}/reprobox-engine-$(id -u).log
 
 probe="from reprobox.engines.connection import connect; connect()"

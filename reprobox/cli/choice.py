@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reprobox.cli.console import say
+from reprobox.cli.console import BuildConsole, say, silent
 from reprobox.engines import Engine, ImageInfo, choose_engine
-from reprobox.errors import GpuError, ImageNotFound, SignatureError, UsageError
+from reprobox.errors import GpuError, ImageNotFound, LockError, SignatureError, UsageError
 from reprobox.gpus import Gpu, GpuRequest, Inventory, take_inventory
 from reprobox.project import Project
 from reprobox.runs.gpus import GpuRules, GpusOfRun, take_gpus, wanted_gpus
@@ -20,7 +20,7 @@ from reprobox.runs.options import parse_env_file, parse_environment
 from reprobox.runs.request import Pull, parse_pull
 from reprobox.runs.store import new_run_id
 from reprobox.selftest.proof import Subject
-from reprobox.settings import SETTINGS, Origin, Settings, switch_text
+from reprobox.settings import SETTINGS, Origin, Resolved, Settings, switch_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -72,9 +72,7 @@ def choose(settings: Settings, wanted: Wanted, tell: Callable[[str], None]) -> I
     gpus = wanted_gpus(asked, inventory, wanted.rules)
     engine = settings.resolve("engine")
     backend = choose_engine(engine.value, chosen=engine.origin is not Origin.DEFAULT, say=tell)
-    reference, found = _image_for(
-        backend, settings, gpus, asked=asked is not None, pull=wanted.pull, platform=wanted.platform, tell=tell
-    )
+    reference, found = _image_for(backend, settings, gpus, wanted, asked=asked is not None, tell=tell)
     _check_signature(settings, wanted, reference, found, tell)
     if backend.isolates and gpus and not _is_cuda(found):
         if asked is not None:
@@ -188,18 +186,22 @@ def _image_for(
     backend: Engine,
     settings: Settings,
     gpus: tuple[Gpu, ...],
+    wanted: Wanted,
     *,
     asked: bool,
-    pull: Pull,
-    platform: str | None,
     tell: Callable[[str], None],
 ) -> tuple[str | None, ImageInfo | None]:
-    """Return the image to run; where there are GPUs that nobody asked for, the CPU image will do, and that is said."""
+    """Return the image to run: the lock's where the project has one.
+
+    Where there are GPUs that nobody asked for, the CPU image will do, and that is said.
+    """
     given = settings.resolve("image")
-    fetch = partial(choose_image, backend, pull=pull, platform=platform, say=tell)
+    fetch = partial(choose_image, backend, pull=wanted.pull, platform=wanted.platform, say=tell)
     if not backend.isolates:
         # Only what was typed for this run is worth refusing; a project's image is for its other runs.
         return (given.value if given.origin is Origin.FLAG else None), None
+    if (wanted.project / "reprobox.lock").exists():
+        return _locked(backend, given, wanted, gpus=bool(gpus), asked=asked, tell=tell)
     try:
         return fetch(given.value, "cuda" if gpus else "cpu")
     except ImageNotFound:
@@ -208,6 +210,44 @@ def _image_for(
         found = fetch(None, "cpu")
         tell("this machine has GPUs and only the CPU image is built; `reprobox build --variant cuda` builds the other")
         return found
+
+
+def _locked(
+    backend: Engine,
+    given: Resolved[str | None],
+    wanted: Wanted,
+    *,
+    gpus: bool,
+    asked: bool,
+    tell: Callable[[str], None],
+) -> tuple[str | None, ImageInfo | None]:
+    """Return the lock's image; another one only where it was typed for this run, and that is said."""
+    # Most runs have no lock, and do not wait for what reads and builds them.
+    from reprobox.images.lockfile import LOCK_NAME, read_lock
+    from reprobox.runs.locked_image import LockedChoice, locked_image, locked_variant, refuse_another
+
+    lock = read_lock(wanted.project / LOCK_NAME)
+    if lock is None:
+        raise LockError(f"{LOCK_NAME} went away while it was read", remedy="run it again")
+    if given.value is not None and given.origin is not Origin.PROJECT:
+        reference, found = choose_image(
+            backend, given.value, "cpu", pull=wanted.pull, platform=wanted.platform, say=tell
+        )
+        apart = None if reference is None or found is None else refuse_another(reference, found, lock)
+        if apart is not None and given.origin is not Origin.FLAG:
+            raise LockError(apart, remedy="unset REPROBOX_IMAGE, or name the image with --image for this run alone")
+        if apart is not None:
+            tell(f"{apart}; it is used because --image was given")
+        return reference, found
+    choice = LockedChoice(
+        lock=lock,
+        path=wanted.project / LOCK_NAME,
+        variant=locked_variant(lock, gpus=gpus, asked=asked),
+        repository=given.value,
+        pull=wanted.pull if wanted.claim else "never",
+    )
+    with BuildConsole(quiet=tell is silent) as console:
+        return locked_image(backend, choice, console)
 
 
 def _is_cuda(image: ImageInfo | None) -> bool:

@@ -83,16 +83,18 @@ class Sharing:
         return bool(self.settings.value("quiet"))
 
     def image(self, variant: Variant) -> str:
-        """Return the image that is named, by a flag or a setting, or this reprobox's own.
+        """Return the image that is meant: one that is named; else the lock's; else this reprobox's own.
 
         :raises ImageNotFound: the engine does not have it.
+        :raises LockError: the lock is damaged.
         """
-        from reprobox.runs.images import choose_image
+        from reprobox.cli.supply import default_image
+        from reprobox.images.lockfile import LOCK_NAME
 
-        named: str | None = self.settings.value("image")
-        if named is None:
-            named, _ = choose_image(self.engine, None, variant.value)
-        assert named is not None
+        given = self.settings.resolve("image")
+        # In a project with a lock, the project file names the repository alone.
+        by_lock = given.origin is Origin.PROJECT and (self.folder / LOCK_NAME).exists()
+        named: str = given.value if given.value and not by_lock else default_image(self.client, variant, self.folder)
         self.engine.image(named)
         return named
 

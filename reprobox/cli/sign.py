@@ -10,7 +10,15 @@ from typing import Annotated
 import typer
 
 from reprobox.cli.console import say
-from reprobox.cli.supply import BuilderOption, ImageOption, Variant, VariantOption, look_into, statement_of
+from reprobox.cli.supply import (
+    BuilderOption,
+    ImageOption,
+    Variant,
+    VariantOption,
+    default_image,
+    look_into,
+    statement_of,
+)
 from reprobox.errors import SignatureError, UsageError
 from reprobox.images.provenance import LOCAL_BUILDER
 
@@ -63,14 +71,15 @@ def _signed(key: Path, image: str | None, variant: Variant, folder: Path | None,
 
 def _checked(key: Path, image: str | None, variant: Variant, folder: Path | None) -> int:
     from reprobox.engines.connection import connect
-    from reprobox.images import config_digest, local_tag
+    from reprobox.images import config_digest
     from reprobox.images.signatures import check_image, public_key, signature_files, signature_folders
     from reprobox.project import Project
 
     public_key(key)
-    name = image or local_tag(variant.value)
-    image_id = config_digest(connect(), name)
-    folders = [folder] if folder else signature_folders(Project.find(Path()).root)
+    client, project = connect(), Project.find(Path()).root
+    name = image or default_image(client, variant, project)
+    image_id = config_digest(client, name)
+    folders = [folder] if folder else signature_folders(project)
     try:
         signed = check_image(image_id, name, key, signature_files(image_id, folders))
     except SignatureError as error:

@@ -13,6 +13,7 @@ from reprobox.errors import OutputError
 from reprobox.images.provenance import LOCAL_BUILDER
 
 if TYPE_CHECKING:
+    import docker
     from reprobox.images.contents import ImageContents
     from reprobox.images.pins import Pins
 
@@ -22,6 +23,8 @@ __all__ = [
     "OutputOption",
     "Variant",
     "VariantOption",
+    "default_image",
+    "describe",
     "look_into",
     "statement_of",
     "write_sbom",
@@ -30,9 +33,9 @@ __all__ = [
 ]
 
 ImageOption = Annotated[
-    str | None, typer.Option("--image", metavar="REF", help="The image; reprobox's own by default.")
+    str | None, typer.Option("--image", metavar="REF", help="The image; the one a run here takes by default.")
 ]
-VariantOption = Annotated[Variant, typer.Option("--variant", help="Which of reprobox's own images: cpu or cuda.")]
+VariantOption = Annotated[Variant, typer.Option("--variant", help="Which of them: cpu or cuda.")]
 OutputOption = Annotated[
     Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to FILE; stdout by default.")
 ]
@@ -42,13 +45,44 @@ BuilderOption = Annotated[str, typer.Option("--builder", metavar="URI", help="Wh
 def look_into(image: str | None, variant: Variant) -> tuple[ImageContents, Pins]:
     """Return what is in an image that Docker has, and the package files it was made of."""
     from reprobox.engines.connection import connect
-    from reprobox.images import local_tag
     from reprobox.images.contents import read_image
     from reprobox.images.pins import find_pins
     from reprobox.project import Project
 
-    contents = read_image(connect(), image or local_tag(variant.value))
-    return contents, find_pins(contents, Project.find(Path()).root)
+    client, project = connect(), Project.find(Path()).root
+    contents = read_image(client, image or default_image(client, variant, project))
+    return contents, find_pins(contents, project)
+
+
+def default_image(client: docker.DockerClient, variant: Variant, project: Path) -> str:
+    """Return the image that a run in the project takes: its lock's where it has one, else reprobox's own.
+
+    :raises LockError: the lock is damaged.
+    """
+    import docker.errors
+
+    from reprobox.images import local_tag
+    from reprobox.images.lockfile import LOCK_NAME, read_lock
+    from reprobox.images.project import project_tag
+
+    lock = read_lock(project / LOCK_NAME)
+    if lock is None:
+        return local_tag(variant.value)
+    tag, locked = project_tag(lock, variant.value), lock.images.get(variant.value)
+    try:
+        client.images.get(tag)
+    except docker.errors.ImageNotFound:
+        return locked.config_digest if locked and locked.config_digest else tag  # one that was pulled has no tag
+    return tag
+
+
+def describe(image: str, variant: Variant, *, sbom: Path | None, provenance: Path | None) -> None:
+    """Write the bill of materials and the provenance of an image, those that were asked for."""
+    found = look_into(image, variant)
+    if sbom is not None:
+        write_sbom(found, sbom)
+    if provenance is not None:
+        write_statement(found, provenance)
 
 
 def statement_of(found: tuple[ImageContents, Pins], builder: str = LOCAL_BUILDER) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import time
+import warnings
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol, assert_never
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["Listener", "Patience", "pull", "push"]
 
 CONNECT_SECONDS: Final = 20.0
-LOCAL_WORK_SECONDS: Final = 600.0
-"""How long the engine may be silent while it unpacks, or waits for the registry to store what it has been sent."""
+SLOWEST_DISK: Final = 20e6
+"""Bytes a second. The engine may be silent for longer while it unpacks a layer, or while the registry stores one."""
 
 
 class Listener(Protocol):
@@ -173,6 +174,7 @@ def _one_try(transfer: _Transfer, headers: Mapping[str, str], stall_seconds: flo
             f"{api.base_url}/v{api.api_version}{transfer.path}",
             params=dict(transfer.parameters),
             headers=dict(headers),
+            json={} if transfer.verb == "push" else None,  # an engine looks there for the login that no header carries
             stream=True,
             timeout=(CONNECT_SECONDS, stall_seconds),
         )
@@ -184,7 +186,7 @@ def _one_try(transfer: _Transfer, headers: Mapping[str, str], stall_seconds: flo
             for line in answer.iter_lines(chunk_size=None):
                 if line.strip():
                     watch.take(json.loads(line))
-                before, limit = limit, max(stall_seconds, LOCAL_WORK_SECONDS * watch.works_locally)
+                before, limit = limit, stall_seconds + watch.being_stored / SLOWEST_DISK
                 if limit != before:
                     _wait_at_most(answer, limit)
     except requests.exceptions.RequestException as error:
@@ -228,12 +230,12 @@ class _Watch:
     digest: str | None = None
     tried_again: bool = False
     _sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
-    _local: set[str] = field(default_factory=set)
+    _stored: dict[str, int] = field(default_factory=dict)
 
     @property
-    def works_locally(self) -> bool:
-        """Whether the engine is busy with something that no registry hastens."""
-        return bool(self._local)
+    def being_stored(self) -> int:
+        """How many bytes have come through and are being written to a disk, at this end or the other."""
+        return sum(self._stored.values())
 
     def take(self, message: dict[str, Any]) -> None:
         """Take a line of the stream. :raises _TryFailed: where it is an error."""
@@ -251,10 +253,9 @@ class _Watch:
 
     def _of_layer(self, layer: str, status: str, detail: Mapping[str, int]) -> None:
         now, size = int(detail.get("current") or 0), int(detail.get("total") or 0)
-        sending_is_over = status == "Pushing" and 0 < size <= now
-        (self._local.add if status in {"Extracting", "Verifying Checksum"} or sending_is_over else self._local.discard)(
-            layer
-        )
+        self._stored.pop(layer, None)
+        if status in {"Extracting", "Verifying Checksum"} or (status == "Pushing" and now >= size):
+            self._stored[layer] = size or self._sizes.get(layer, (0, 0))[1]
         before = dict(self._sizes)
         if status in {"Downloading", "Pushing"} and size:
             self._sizes[layer] = (min(now, size), size)
@@ -272,7 +273,9 @@ def _credentials(transfer: _Transfer) -> dict[str, str]:
     """
     host = transfer.wanted.registry
     try:
-        header = docker.auth.get_config_header(transfer.client.api, host)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a helper that is missing: the error says it
+            header = docker.auth.get_config_header(transfer.client.api, host)
     except (docker.errors.DockerException, OSError, ValueError) as error:
         raise RegistryError(
             f"the login for {host} cannot be read ({error})",

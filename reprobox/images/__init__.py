@@ -75,7 +75,8 @@ class BuildResult:
     the containerd image store. ``builder`` is who built it, and ``way`` how it came to be the same on every machine
     (``classic+normalised``, ``buildkit+normalised``); both are None for a reused image. ``base`` is what the image
     records of its base (``sha256:…`` or ``bootstrap@sha256:…``), ``input`` the :func:`input_digest`, ``lock`` the
-    SHA-256 of the lock file, ``seconds`` wall time.
+    SHA-256 of the lock file, ``seconds`` wall time. ``verification`` is what building twice showed (see
+    :func:`reprobox.images.rebuild.build_verified`), and None where that was not asked for.
     """
 
     image_id: str
@@ -89,6 +90,7 @@ class BuildResult:
     input: str
     lock: str
     seconds: float
+    verification: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of schema ``reprobox.build/1``."""

@@ -109,20 +109,14 @@ def save_image(image: str, path: Path, *, client: docker.DockerClient, report: R
     image_id = config_digest(client, image)
     with engine_errors(f"look up {image}"):
         attributes = client.images.get(image).attrs
-    names = (image,) if image in (attributes.get("RepoTags") or ()) else ()
+    names = tuple(name for name in (image, f"{image}:latest") if name in (attributes.get("RepoTags") or ()))[:1]
     report.say(f"saving {image} to {path}")
     try:
         with _replacing(path) as file:
             # By name, so that the engine's archive carries it, where it is one.
-            with engine_errors(f"save {image}"), patient(client):
-                chunks = client.api.get_image(names[0] if names else str(attributes["Id"]), chunk_size=CHUNK)
-                _write(file, chunks, image_id=image_id, names=names, report=report)
+            chunks = _from_engine(client, names[0] if names else str(attributes["Id"]))
+            _write(file, chunks, image_id=image_id, names=names, report=report)
             found = verify_archive(file, str(path), report)
-            if found.image_id != image_id:
-                raise ArchiveError(
-                    f"the engine's archive of {image} holds {found.image_id} and not {image_id}",
-                    remedy="save it again, when nobody gives its name to another image",
-                )
     except OSError as error:
         raise ArchiveError(
             f"{path} cannot be written ({error.strerror or error})", remedy="choose another place, or make room"
@@ -206,6 +200,11 @@ def _write(file: IO[bytes], chunks: Iterator[bytes], *, image_id: str, names: Se
     file.seek(end)
     file.write(_seal(hashed.hexdigest()))
     file.flush()
+
+
+def _from_engine(client: docker.DockerClient, image: str) -> Iterator[bytes]:
+    with engine_errors(f"save {image}"), patient(client):
+        yield from client.api.get_image(image, chunk_size=CHUNK)
 
 
 def _sealed_digest(file: IO[bytes], name: str, size: int, report: Reporter) -> str:

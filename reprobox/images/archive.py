@@ -11,7 +11,7 @@ import json
 import shutil
 import tarfile
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -211,13 +211,10 @@ def load(client: docker.DockerClient, image: Image, *, tag: str, scratch: Path) 
 
     :raises EngineError: the engine refused the image, or a layer is neither at hand nor in the engine.
     """
-    there = layers_present(client, image)
-    if there:
-        try:
-            return _send(client, _archive(image, image.layers[there:], tag), tag)
-        except EngineError:
-            if any(layer.path is None for layer in image.layers[there:]):
-                raise
+    rest = image.layers[layers_present(client, image) :]
+    if len(rest) < len(image.layers) and all(layer.path is not None for layer in rest):
+        with suppress(EngineError):
+            return _send(client, _archive(image, rest, tag), tag)
     if all(layer.path is not None for layer in image.layers):
         return _send(client, _archive(image, image.layers, tag), tag)
     with _fetched(client, image, scratch) as whole:

@@ -159,8 +159,8 @@ def make_base(
         tail: deque[str] = deque(maxlen=_TAIL)
         with subprocess.Popen(
             _command(tar, packages), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, errors="replace",
-            env=os.environ | {"SOURCE_DATE_EPOCH": str(EPOCH), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"},
+            text=True, errors="replace", umask=0o022,
+            env=os.environ | {"SOURCE_DATE_EPOCH": str(EPOCH), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "TZ": "UTC"},
         ) as process:  # fmt: skip
             if process.stdin:
                 process.stdin.write("".join(f"{target.line}\n" for target in targets))

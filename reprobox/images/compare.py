@@ -80,7 +80,7 @@ def _of_entries(one: Entry, other: Entry) -> str:
         ("owner", f"{one.uid}:{one.gid}", f"{other.uid}:{other.gid}"),
         ("target", one.link.decode("utf-8", "backslashreplace"), other.link.decode("utf-8", "backslashreplace")),
         ("device", str(one.device), str(other.device)),
-        ("capability", (one.capability or b"none").hex(), (other.capability or b"none").hex()),
+        ("capability", (one.capability or b"").hex() or "none", (other.capability or b"").hex() or "none"),
     )
     for name, left, right in sides:
         if left != right:

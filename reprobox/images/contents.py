@@ -26,6 +26,7 @@ _STATUS: Final = "var/lib/dpkg/status"
 _OS_RELEASE: Final = "usr/lib/os-release"
 _COPYRIGHT: Final = re.compile(r"usr/share/doc/([^/]+)/copyright")
 _DIST_INFO: Final = re.compile(r"(?P<folder>.+\.dist-info)/(?P<file>METADATA|RECORD)")
+_END: Final = bytes(1024)  # two empty blocks end an archive
 _LARGEST: Final = 64 << 20  # bytes; torch's RECORD is 1 MiB
 _SHORT: Final = 80  # characters; a longer License field of a METADATA is the licence's text and not its name
 
@@ -108,7 +109,11 @@ def read_image(client: docker.DockerClient, image: str) -> ImageContents:
             f"the engine has no image {image}", remedy="build it (reprobox build) or pull it", detail=str(error)
         ) from error
     except docker.errors.APIError as error:
-        raise EngineError(f"the engine could not show what is in {image}", detail=str(error)) from error
+        raise EngineError(
+            f"the engine could not show what is in {image}",
+            remedy="see what it says with `reprobox --debug`, and try again",
+            detail=str(error),
+        ) from error
     return ImageContents(
         image_id=config_digest(client, engine_id),
         name=image,
@@ -126,15 +131,23 @@ def contents_of(archive: Iterable[bytes]) -> dict[str, Any]:
     :raises EngineError: the archive is broken.
     """
     files: dict[str, bytes] = {}
-    stream = io.BufferedReader(_Chunks(archive), 1 << 20)
+    chunks = _Chunks(archive)
+    stream = io.BufferedReader(chunks, 1 << 20)
     try:
         with tarfile.open(fileobj=stream, mode="r|") as opened:
             for member in opened:
                 name = member.name.removeprefix("./")
                 if member.isfile() and member.size <= _LARGEST and _is_wanted(name):
                     files[name] = _content(opened, member)
+        while stream.read(1 << 20):
+            pass
+        if chunks.tail != _END:
+            # tarfile takes an archive that is cut between two files for one that ends there.
+            raise tarfile.ReadError("it has no end")
     except (tarfile.TarError, EOFError) as error:
-        raise EngineError("the engine's archive of the image cannot be read", detail=repr(error)) from error
+        raise EngineError(
+            "the engine's archive of the image cannot be read", remedy="try again", detail=repr(error)
+        ) from error
     return {
         "debs": _debs(files),
         "distributions": _distributions(files),
@@ -164,6 +177,7 @@ class _Chunks(io.RawIOBase):
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
         self._rest = b""
+        self.tail = b""
 
     def readable(self) -> bool:
         return True
@@ -174,6 +188,7 @@ class _Chunks(io.RawIOBase):
             if chunk is None:
                 return 0
             self._rest = chunk
+            self.tail = (self.tail + chunk[-len(_END) :])[-len(_END) :]
         size = min(len(buffer), len(self._rest))
         buffer[:size] = self._rest[:size]
         self._rest = self._rest[size:]

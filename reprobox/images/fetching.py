@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from reprobox.errors import ArtefactError
+from reprobox.errors import ArtefactError, LockError
 from reprobox.images.artefacts import Downloader
 from reprobox.images.debs import AptRoot, download
 from reprobox.images.lockmodel import PLATFORMS, LockedDeb, LockedSdist, LockedWheel
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from reprobox.images.lockmodel import Lock, Platform
     from reprobox.images.sources import Variant
 
-__all__ = ["Fetched", "artefacts_of", "fetch"]
+__all__ = ["Fetched", "artefacts_of", "fetch", "locked_variants", "this_platform"]
 
 Artefact = LockedWheel | LockedSdist | LockedDeb
 
@@ -62,6 +63,25 @@ def artefacts_of(lock: Lock, variants: Sequence[Variant], platforms: Sequence[Pl
             found.update((one.sha256, one) for one in packages)
         found.update((deb.sha256, deb) for deb in lock.debs_for(platform))
     return tuple(found.values())
+
+
+def locked_variants(lock: Lock, asked: Sequence[Variant]) -> tuple[Variant, ...]:
+    """Return the variants to work on: ``asked``, or all that are locked. :raises LockError: one is not locked."""
+    for variant in asked:
+        if variant not in lock.inputs.variants:
+            raise LockError(
+                f"the {variant} image is not in the lock", remedy="ask for it in the project file, and lock again"
+            )
+    return tuple(asked) or lock.inputs.variants
+
+
+def this_platform() -> Platform:
+    """Return this machine's platform. :raises ArtefactError: there are no images for it."""
+    machine = os.uname().machine
+    found: Platform | None = next((platform for platform in PLATFORMS if platform == machine), None)
+    if found is None:
+        raise ArtefactError(f"there are no images for {machine}", remedy=f"use one of {', '.join(PLATFORMS)}")
+    return found
 
 
 def fetch(

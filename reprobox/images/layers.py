@@ -48,6 +48,7 @@ _KIND: Final[dict[bytes, Kind]] = {flag: kind for kind, flag in _FLAG.items()} |
     tarfile.AREGTYPE: "file", tarfile.CONTTYPE: "file", tarfile.GNUTYPE_SPARSE: "file",
 }  # fmt: skip
 _XATTR: Final = f"SCHILY.xattr.{CAPABILITY}"
+_AGAIN: Final = "build the image again from nothing (--no-cache)"
 _UTF8 = {"encoding": "utf-8", "errors": "surrogateescape"}
 
 
@@ -101,7 +102,9 @@ class Layer:
         :raises BuildError: it is not at hand.
         """
         if self.path is None:
-            raise BuildError(f"the layer {self.diff_id} is in the engine and not on disk")
+            raise BuildError(
+                f"the layer {self.diff_id} is in the engine and not on disk", remedy="save the image it is in first"
+            )
         return cast("IO[bytes]", io.BufferedReader(Region(self.path.open("rb"), self.offset, self.size)))
 
     def chunks(self) -> Iterator[bytes]:
@@ -162,7 +165,7 @@ def entries_of_tar(stream: IO[bytes]) -> list[Entry]:
                 found.pop(name, None)
                 found[name] = _of_member(archive, member, name, found)
     except tarfile.TarError as error:
-        raise BuildError("a layer cannot be read as a tar", detail=repr(error)) from error
+        raise BuildError("a layer cannot be read as a tar", remedy=_AGAIN, detail=repr(error)) from error
     return list(found.values())
 
 
@@ -170,11 +173,11 @@ def _of_member(archive: tarfile.TarFile, member: tarfile.TarInfo, name: bytes, f
     if member.type == tarfile.LNKTYPE:
         target = found.get(clean_name(member.linkname.encode(**_UTF8)))
         if target is None:
-            raise BuildError(f"a layer links {member.name} to {member.linkname}, which it does not hold")
+            raise BuildError(f"a layer links {member.name} to {member.linkname}, which it does not hold", remedy=_AGAIN)
         return replace(target, name=name)
     kind = _KIND.get(member.type)
     if kind is None:
-        raise BuildError(f"a layer holds {member.name}, which is neither file, folder, link nor device")
+        raise BuildError(f"a layer holds {member.name}, which is neither file, folder, link nor device", remedy=_AGAIN)
     raw = member.pax_headers.get(_XATTR)
     is_file = kind == "file"
     return Entry(
@@ -215,7 +218,10 @@ def _of_path(path: Path, name: bytes, uid: int, gid: int) -> Entry:
     if stat.S_ISDIR(seen.st_mode):
         return Entry(name=name, kind="folder", mode=0o755, uid=uid, gid=gid)
     if not stat.S_ISREG(seen.st_mode):
-        raise BuildError(f"{path} is neither file, folder nor link, and cannot be put into an image")
+        raise BuildError(
+            f"{path} is neither file, folder nor link, and cannot be put into an image",
+            remedy="remove it and build again",
+        )
     return Entry(
         name=name,
         kind="file",
@@ -253,7 +259,7 @@ def canonical(entries: Iterable[Entry]) -> list[Entry]:
     by_name: dict[bytes, Entry] = {}
     for entry in entries:
         if entry.name in by_name:
-            raise BuildError(f"a layer would hold {entry.path} twice")
+            raise BuildError(f"a layer would hold {entry.path} twice", remedy="give that path once")
         by_name[entry.name] = entry
     for name in list(by_name):
         for parent in parents_of(name):
@@ -280,7 +286,7 @@ def clean_name(name: bytes) -> bytes:
     """Return a tar's name as the path below the root: no ``./``, no leading or trailing slash; empty for the root."""
     parts = [part for part in name.split(b"/") if part not in {b"", b"."}]
     if b".." in parts:
-        raise BuildError(f"a layer holds the path {name!r}, which leads out of it")
+        raise BuildError(f"a layer holds the path {name!r}, which leads out of it", remedy=_AGAIN)
     return b"/".join(parts)
 
 
@@ -300,7 +306,10 @@ def _content(entry: Entry) -> Iterator[bytes]:
             left -= len(chunk)
             yield chunk
     if left:
-        raise BuildError(f"{entry.path} changed its length while it was put into a layer")
+        raise BuildError(
+            f"{entry.path} changed its length while it was put into a layer",
+            remedy="let nobody write there, and build again",
+        )
     yield padding(entry.size)
 
 

@@ -5,6 +5,7 @@ Each package has a table of its own, in a fixed order, so that two branches that
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import tomllib
@@ -21,7 +22,7 @@ from packaging.utils import (
     parse_wheel_filename,
 )
 
-from reprobox.errors import LockError
+from reprobox.errors import LockDamaged, LockError
 from reprobox.files import read_at_most, write_atomically
 from reprobox.images.lockmodel import (
     PLATFORMS,
@@ -58,12 +59,14 @@ __all__ = [
     "dump_lock",
     "parse_lock_file",
     "read_lock",
+    "require_lock",
     "write_lock",
 ]
 
 LOCK_NAME: Final = "reprobox.lock"
 SCHEMA: Final = "reprobox.lock/1"
 
+_SEAL: Final = 12  # hex digits: against slips, not against an attacker, who would seal again
 _LARGEST: Final = 32 << 20
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
@@ -77,7 +80,8 @@ _HEADER: Final = (
 def read_lock(path: Path) -> Lock | None:
     """Return the lock at ``path``, or None where there is none.
 
-    :raises LockError: it cannot be read, is of a newer reprobox, or is not what ``reprobox lock`` writes.
+    :raises LockError: it cannot be read, or is of a newer reprobox.
+    :raises LockDamaged: it is not what ``reprobox lock`` writes.
     """
     try:
         text = read_at_most(path, _LARGEST).decode()
@@ -88,6 +92,14 @@ def read_lock(path: Path) -> Lock | None:
             f"{path} cannot be read ({error})", remedy="restore it, or write it again: reprobox lock"
         ) from error
     return parse_lock_file(text, source=str(path))
+
+
+def require_lock(root: Path) -> Lock:
+    """Return the lock of the project at ``root``. :raises LockError: as :func:`read_lock`, and where there is none."""
+    lock = read_lock(root / LOCK_NAME)
+    if lock is None:
+        raise LockError(f"{root} has no {LOCK_NAME}", remedy="write one: reprobox lock")
+    return lock
 
 
 def parse_lock_file(text: str, *, source: str = LOCK_NAME) -> Lock:
@@ -145,7 +157,7 @@ def dump_lock(lock: Lock) -> str:
         ("wheel", lock.wheels),
         ("sdist", lock.sdists),
     ):
-        parts += [_table(f"[{name}]", _as_table(entry)) for entry in sorted(entries, key=_order)]
+        parts += [_table(f"[{name}]", _sealed(_as_table(entry))) for entry in sorted(entries, key=_order)]
     return "\n".join(parts)
 
 
@@ -156,8 +168,8 @@ class _BadEntryError(Exception):
 E = TypeVar("E", LockedWheel, LockedSdist, LockedDeb, Missing)
 
 
-def _broken(source: str, why: str) -> LockError:
-    return LockError(f"{source} is damaged: {why}", remedy="restore it, or write it again: reprobox lock")
+def _broken(source: str, why: str) -> LockDamaged:
+    return LockDamaged(f"{source} is damaged: {why}", remedy="restore it, or write it again: reprobox lock")
 
 
 def _check_schema(schema: object, source: str) -> None:
@@ -228,7 +240,10 @@ def _entry(table: Mapping[str, Any], key: str, kind: type[E]) -> E:
                 values[one.name] = value
             case _:
                 values[one.name] = _text(one.name, value, label)
-    return kind(**values)
+    entry = kind(**values)
+    if table.get("seal") != _sealed(_as_table(entry))["seal"]:
+        raise _BadEntryError(f"{label} was edited")
+    return entry
 
 
 _GRAMMARS: Final[Mapping[str, re.Pattern[str]]] = {
@@ -311,6 +326,11 @@ def _as_table(entry: object) -> dict[str, Any]:
     """Return what is written of an entry: nothing that is not known."""
     table = {one.name: getattr(entry, one.name) for one in fields(entry)}  # type: ignore[arg-type]
     return {name: value for name, value in table.items() if value not in (None, "", ())}
+
+
+def _sealed(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an entry with the digest over it, by which an edit of it is seen without asking an index."""
+    return {**table, "seal": hashlib.sha256(_table("", table).encode()).hexdigest()[:_SEAL]}
 
 
 def _table(heading: str, values: Mapping[str, Any]) -> str:

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from reprobox.errors import ArtefactError
 from reprobox.images.artefacts import Downloader
@@ -17,7 +16,7 @@ from reprobox.images.bootstrap import CODENAME
 from reprobox.images.debs import BASE_PACKAGES, AptRoot, merged, resolve_debs
 from reprobox.images.lockmodel import PLATFORMS, VARIANTS, Inputs, Lock, LockedDeb, LockedSdist, LockedWheel, Missing
 from reprobox.images.requirements import Requirements, read_requirements
-from reprobox.images.resolve import Found, Resolution, Resolver, environment_of
+from reprobox.images.resolve import Found, Resolution, Resolver
 from reprobox.images.sources import ImageInput
 from reprobox.images.uv import environment_for_uv, pip_configuration
 from reprobox.images.wheels import Pin, parse_lock
@@ -31,10 +30,13 @@ if TYPE_CHECKING:
     from reprobox.images.sources import Variant
     from reprobox.project_file import ProjectFile
 
-__all__ = ["LockRequest", "base_digest", "base_pins", "check_lock", "difference", "make_lock"]
+__all__ = ["DEBIAN", "LockRequest", "base_digest", "base_pins", "debian_digest", "difference", "make_lock"]
 
-_DEBIAN: Final = "debian"
+DEBIAN: Final = "debian"
+"""What :attr:`Inputs.base` calls the Debian packages."""
+
 _AT_ONCE: Final = 8
+_NAMED: Final = 5  # packages that a sentence names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +58,6 @@ class LockRequest:
 
         :raises UsageError: a requirement is malformed, or a file cannot be read.
         """
-        from packaging.utils import canonicalize_name
-
         names = {canonicalize_name(name) for name in (*project.allow_sdist, *allowed)}
         return cls(
             variant=project.variant,
@@ -73,13 +73,13 @@ class LockRequest:
 
     def inputs(self, variants: Sequence[Variant]) -> Inputs:
         """Return what a lock of these variants is made of."""
-        base = {variant: base_digest(variant) for variant in variants}
+        base: dict[str, str] = {variant: base_digest(variant) for variant in variants}
         return Inputs(
             variants=tuple(variants),
             python=self.requirements.texts,
             apt=self.apt,
             sdists=self.sdists,
-            base={**base, _DEBIAN: _debian_digest()},
+            base={**base, DEBIAN: debian_digest()},
         )
 
 
@@ -106,30 +106,39 @@ def make_lock(
     kept = None if upgrade else old
     environment = environment_for_uv(pip_configuration())
     resolver = Resolver(environment=environment, options=request.requirements.options, sdists=frozenset(request.sdists))
+    preferred = _versions_of_the_project(kept)
     variants: list[Variant] = []
     files: list[tuple[Variant, Platform, Found]] = []
     missing: list[Missing] = []
-    preferred = {one.name: one.version for one in (*kept.wheels, *kept.sdists) if _is_projects(one)} if kept else {}
-    foreign = {v: frozenset(p.name for w in VARIANTS if w != v for p in base_pins(w)) for v in VARIANTS}
     for variant in request.variants:
         report.say(f"resolving the packages of the {variant} image")
-        pins = base_pins(variant)
-        own = frozenset(pin.name for pin in pins)
         for platform in PLATFORMS:
-            answer = resolver.resolve(
-                request.requirements, pins, variant=variant, platform=platform, preferred=preferred,
-                foreign=foreign[variant] - own,
-            )  # fmt: skip
-            answer = _completed(answer, variant, platform, kept, cache)
+            try:
+                answer = resolver.resolve(
+                    request.requirements, base_pins(variant), variant=variant, platform=platform, preferred=preferred,
+                    foreign=_only_elsewhere(variant),
+                )  # fmt: skip
+            except ArtefactError as error:
+                if platform == "x86_64":
+                    raise
+                # Many packages have no wheel for it; that must not keep the others from their lock.
+                report.say(f"{platform} is left as it was: {error.message}")
+                answer = _as_it_was(request, variant, platform, kept)
+            answer = _completed(answer, request, variant, platform, kept, cache)
+            if platform == "x86_64" and answer.absent:
+                if variant == request.variant or not variants:
+                    raise _absent(variant, answer)
+                report.say(f"the {variant} image is left out: {_absent(variant, answer).message}")
+                break
             files += [(variant, platform, one) for one in answer.found]
             missing += [
                 Missing(name=pin.name, version=pin.version, variant=variant, platform=platform) for pin in answer.absent
             ]
             if answer.absent:
-                named = ", ".join(map(str, answer.absent))
-                report.say(f"no index of this machine has {named} of the {variant} image for {platform}")
+                report.say(f"the {variant} image is not whole for {platform}: {_absent(variant, answer).message}")
             preferred = {**{one.name: one.version for one in answer.found if one.layer == "project"}, **preferred}
-        variants.append(variant)
+        else:
+            variants.append(variant)
     wheels, sdists = _entries(files, kept, downloader=Downloader(cache=cache, environment=environment))
     lock = Lock(
         inputs=request.inputs(variants),
@@ -138,43 +147,10 @@ def make_lock(
         debs=_debs(request, kept, cache=cache, report=report),
         missing=tuple(missing),
     )
-    same = {v: old.images[v] for v in variants if old and v in old.images and old.digest(v) == lock.digest(v)}
-    return replace(lock, images=same)
-
-
-def check_lock(request: LockRequest, lock: Lock) -> list[str]:
-    """Return what the project and its lock disagree on, a sentence each; empty where they agree. Needs no network."""
-    wanted = request.inputs(lock.inputs.variants)
-    found = [
-        f"{v} is not locked" for v in ([request.variant] if request.variant else []) if v not in lock.inputs.variants
-    ]
-    if request.variant and set(lock.inputs.variants) - {request.variant}:
-        found.append(
-            f"the project asks for {request.variant} alone, and the lock has {', '.join(lock.inputs.variants)}"
-        )
-    for what, new, old in (
-        ("python", wanted.python, lock.inputs.python),
-        ("apt", wanted.apt, lock.inputs.apt),
-        ("allow-sdist", wanted.sdists, lock.inputs.sdists),
-    ):
-        found += [
-            f"{what}: the project asks for {text}, which the lock does not know" for text in new if text not in old
-        ]
-        found += [
-            f"{what}: the lock was made for {text}, which the project no longer asks for"
-            for text in old
-            if text not in new
-        ]
-    for name, digest in wanted.base.items():
-        if lock.inputs.base.get(name) != digest:
-            whose = "the Debian packages of the base" if name == _DEBIAN else f"reprobox's own {name} image"
-            found.append(f"base: {whose} changed since the lock was made")
-    for variant in lock.inputs.variants:
-        for platform in PLATFORMS:
-            found += _gaps(request, lock, variant, platform)
-    for platform in PLATFORMS:
-        found += _deb_gaps(request, lock, platform)
-    return list(dict.fromkeys(found))
+    images = old.images if old else {}
+    return replace(
+        lock, images={v: images[v] for v in variants if v in images and old and old.digest(v) == lock.digest(v)}
+    )
 
 
 def difference(old: Lock | None, new: Lock) -> list[str]:
@@ -184,7 +160,8 @@ def difference(old: Lock | None, new: Lock) -> list[str]:
         if lock is None:
             return {}
         table: dict[str, set[str]] = {}
-        for one in (*lock.wheels, *lock.sdists, *lock.debs):
+        entries: tuple[LockedWheel | LockedSdist | LockedDeb, ...] = (*lock.wheels, *lock.sdists, *lock.debs)
+        for one in entries:
             table.setdefault(one.name, set()).add(one.version)
         return {name: ", ".join(sorted(several)) for name, several in table.items()}
 
@@ -201,54 +178,82 @@ def difference(old: Lock | None, new: Lock) -> list[str]:
     return lines
 
 
-def _debian_digest() -> str:
+def debian_digest() -> str:
+    """Return the digest (``sha256:…``) of what the base's Debian packages follow from: the release and their names."""
     return f"sha256:{hashlib.sha256(' '.join([CODENAME, *sorted(BASE_PACKAGES)]).encode()).hexdigest()}"
 
 
-def _is_projects(one: LockedWheel | LockedSdist) -> bool:
-    return isinstance(one, LockedSdist) or one.layer == "project"
+def _only_elsewhere(variant: Variant) -> frozenset[str]:
+    """Return the names that only the other variants' base holds."""
+    others = {pin.name for other in VARIANTS if other != variant for pin in base_pins(other)}
+    return frozenset(others - {pin.name for pin in base_pins(variant)})
+
+
+def _absent(variant: Variant, answer: Resolution) -> ArtefactError:
+    named = ", ".join(map(str, answer.absent[:_NAMED]))
+    more = f" and {len(answer.absent) - _NAMED} more" if len(answer.absent) > _NAMED else ""
+    return ArtefactError(
+        f"no index of this machine has {named}{more}, which the {variant} image holds",
+        remedy="configure an index for pip that serves it (index-url, extra-index-url, find-links)",
+    )
+
+
+def _versions_of_the_project(lock: Lock | None) -> dict[str, str]:
+    if lock is None:
+        return {}
+    wheels = {wheel.name: wheel.version for wheel in lock.wheels if wheel.layer == "project"}
+    return wheels | {one.name: one.version for one in lock.sdists}
 
 
 def _completed(
-    answer: Resolution, variant: Variant, platform: Platform, kept: Lock | None, cache: ArtefactCache
+    answer: Resolution,
+    request: LockRequest,
+    variant: Variant,
+    platform: Platform,
+    kept: Lock | None,
+    cache: ArtefactCache,
 ) -> Resolution:
-    """Fill in what no index of this machine has, from the lock there is or from a file in the cache."""
-    found, absent = list(answer.found), []
-    locked = {wheel.name: wheel for wheel in kept.wheels_for(variant, platform, layer="base")} if kept else {}
+    """Take the files of the lock there is where the versions are the same; fill in what no index of this machine has."""
+    locked = {wheel.name: wheel for wheel in kept.wheels_for(variant, platform)} if kept else {}
+    found, absent = [], []
+    for one in answer.found:
+        wheel, hashes = locked.get(one.name), request.requirements.hashes.get(one.name)
+        same = (
+            wheel and wheel.version == one.version and one.layer == "project" and (not hashes or wheel.sha256 in hashes)
+        )
+        found.append(_as_found(wheel, url="") if wheel and same and wheel.sha256 != one.sha256 else one)
     for pin in answer.absent:
         wheel = locked.get(pin.name)
-        cached = (
-            [(digest, path) for digest in pin.hashes for path in cache.named(digest)] if platform == "x86_64" else []
-        )
+        # The list of the base is of x86_64, and so are its hashes.
+        cached = [path for digest in pin.hashes for path in cache.named(digest)] if platform == "x86_64" else []
         if wheel and wheel.version == pin.version:
-            found.append(
-                Found(
-                    name=pin.name,
-                    version=pin.version,
-                    file=wheel.file,
-                    sha256=wheel.sha256,
-                    url="",
-                    layer="base",
-                    size=wheel.size,
-                    requires=wheel.requires,
-                )  # fmt: skip
-            )
+            found.append(_as_found(wheel, url=""))
         elif cached:
-            digest, path = cached[0]
+            path = cached[0]
+            size, sha256 = path.stat().st_size, path.parent.name
             found.append(
                 Found(
-                    name=pin.name,
-                    version=pin.version,
-                    file=path.name,
-                    sha256=digest,
-                    url="",
-                    layer="base",
-                    size=path.stat().st_size,
-                )  # fmt: skip
+                    name=pin.name, version=pin.version, file=path.name, sha256=sha256, url="", layer="base", size=size
+                )
             )
         else:
             absent.append(pin)
     return Resolution(found=tuple(found), absent=tuple(absent))
+
+
+def _as_it_was(request: LockRequest, variant: Variant, platform: Platform, kept: Lock | None) -> Resolution:
+    """Return what the lock there is has of one image, where it was made for the same wishes; else nothing."""
+    wanted = request.inputs([variant])
+    if kept is None or (kept.inputs.python, kept.inputs.base.get(variant)) != (wanted.python, wanted.base[variant]):
+        return Resolution(found=())
+    return Resolution(found=tuple(_as_found(wheel, url="") for wheel in kept.wheels_for(variant, platform)))
+
+
+def _as_found(wheel: LockedWheel, url: str) -> Found:
+    return Found(
+        name=wheel.name, version=wheel.version, file=wheel.file, sha256=wheel.sha256, url=url, layer=wheel.layer,
+        size=wheel.size, requires=wheel.requires,
+    )  # fmt: skip
 
 
 def _entries(
@@ -279,7 +284,9 @@ def _entries(
 
 
 def _sizes(files: Mapping[str, Found], kept: Lock | None, downloader: Downloader) -> dict[str, int | None]:
-    known = {one.sha256: one.size for one in (*kept.wheels, *kept.sdists) if one.size} if kept else {}
+    known = (
+        {one.sha256: one.size for one in kept.wheels} | {one.sha256: one.size for one in kept.sdists} if kept else {}
+    )
 
     def size(one: Found) -> int | None:
         return one.size or known.get(one.sha256) or (downloader.size(one.url) if one.url else None)
@@ -289,7 +296,7 @@ def _sizes(files: Mapping[str, Found], kept: Lock | None, downloader: Downloader
 
 
 def _debs(request: LockRequest, kept: Lock | None, *, cache: ArtefactCache, report: Reporter) -> tuple[LockedDeb, ...]:
-    same_base = kept is not None and kept.inputs.base.get(_DEBIAN) == _debian_digest()
+    same_base = kept is not None and kept.inputs.base.get(DEBIAN) == debian_digest()
     if kept and kept.debs and same_base and kept.inputs.apt == request.apt:
         return kept.debs
     found: list[LockedDeb] = []
@@ -305,64 +312,3 @@ def _debs(request: LockRequest, kept: Lock | None, *, cache: ArtefactCache, repo
                 raise
             report.say(f"the lock has no Debian packages for {platform}: {error.message}")
     return merged(found)
-
-
-def _gaps(request: LockRequest, lock: Lock, variant: Variant, platform: Platform) -> list[str]:
-    """Return what one image lacks, or has in another version than it should."""
-    where = f"{variant} on {platform}"
-    have: dict[str, LockedWheel | LockedSdist] = {one.name: one for one in lock.wheels_for(variant, platform)}
-    have |= {one.name: one for one in lock.sdists_for(variant, platform)}
-    excused = {one.name for one in lock.missing_for(variant, platform)}
-    found = []
-    pins = {pin.name: pin for pin in base_pins(variant)}
-    for pin in pins.values():
-        one = have.get(pin.name)
-        if one is None:
-            if pin.name not in excused:
-                found.append(f"{where}: {pin} of reprobox's own image is not in the lock")
-        elif one.version != pin.version or (platform == "x86_64" and one.sha256 not in pin.hashes):
-            found.append(f"{where}: the lock has {one}, and reprobox's own image has another {pin}")
-    environment = environment_of(platform)
-    for line in request.requirements.lines:
-        requirement = Requirement(line)
-        if requirement.marker and not requirement.marker.evaluate(environment):
-            continue
-        one = have.get(requirement.name)
-        if one is None:
-            foreign = (
-                request.requirements.locked and requirement.name not in pins and _is_base_elsewhere(requirement.name)
-            )
-            if requirement.name not in excused and not foreign:
-                found.append(f"{where}: {requirement.name} is not in the lock")
-        elif not requirement.specifier.contains(one.version, prereleases=True):
-            found.append(f"{where}: the lock has {one}, and the project asks for {line}")
-        elif wanted := request.requirements.hashes.get(requirement.name):
-            if one.sha256 not in wanted and requirement.name not in pins:
-                found.append(f"{where}: the file of {one} is none of those the project's list has hashes of")
-    for line in request.requirements.constraints:
-        limit = Requirement(line)
-        one = have.get(limit.name)
-        if one and not SpecifierSet(str(limit.specifier)).contains(one.version, prereleases=True):
-            found.append(f"{where}: the lock has {one}, outside the constraint {line}")
-    for one in have.values():
-        found += [
-            f"{where}: {name}, which {one} needs, is not in the lock"
-            for name in one.requires
-            if name not in have and name not in excused
-        ]
-    return found
-
-
-def _is_base_elsewhere(name: str) -> bool:
-    return any(pin.name == name for variant in VARIANTS for pin in base_pins(variant))
-
-
-def _deb_gaps(request: LockRequest, lock: Lock, platform: Platform) -> list[str]:
-    have = {deb.name for deb in lock.debs_for(platform)}
-    if not have and platform != "x86_64":
-        return []  # said when the lock was written: the machine's sources do not serve it
-    return [
-        f"Debian on {platform}: {name} is not in the lock"
-        for name in sorted({*BASE_PACKAGES, *request.apt})
-        if name not in have
-    ]

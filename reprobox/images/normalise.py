@@ -40,6 +40,7 @@ _VOLATILE: Final = re.compile(b"|".join(b"(?:%s)" % pattern for pattern, _ in VO
 _EMPTIED: Final = frozenset({b"etc/machine-id", b"var/lib/dbus/machine-id"})
 # What builders leave where they mount the network's configuration into a step.
 _STUBS: Final = frozenset({b"etc/hosts", b"etc/hostname", b"etc/resolv.conf"})
+_MOUNT_POINTS: Final = frozenset({b"proc", b"sys", b"dev"})  # BuildKit adds them where the base lacks them
 _HASH_BASED: Final = 1  # PEP 552: the lowest bit of a pyc's flags
 
 
@@ -64,9 +65,17 @@ def normalise(
     """
     below = client.images.get(base).attrs["RootFS"]["Layers"]
     report.say("normalising the image, so that its id depends on its content alone")
-    with saved(client, raw, scratch) as image, TemporaryDirectory(dir=scratch, prefix="layers-") as made:
-        result = rewritten(image, below, Path(made), report)
-        return Normalised(image_id=result.image_id, engine_id=load(client, result, tag=tag, scratch=scratch))
+    try:
+        with saved(client, raw, scratch) as image, TemporaryDirectory(dir=scratch, prefix="layers-") as made:
+            result = rewritten(image, below, Path(made), report)
+            return Normalised(image_id=result.image_id, engine_id=load(client, result, tag=tag, scratch=scratch))
+    except OSError as error:
+        if error.errno is None:
+            raise  # the connection to the engine, not the disk
+        raise BuildError(
+            f"the image cannot be normalised in {scratch}: {error}",
+            remedy="free twice the image's size there, or set XDG_CACHE_HOME to a folder with room",
+        ) from error
 
 
 def rewritten(image: Image, below: Sequence[str], folder: Path, report: Reporter) -> Image:
@@ -115,8 +124,10 @@ def _kept(entry: Entry) -> Entry | None:
     if entry.name in _STUBS and entry.kind == "file" and not entry.size:
         return None
     is_marker = entry.parts[-1].startswith(WHITEOUT)
-    if entry.kind == "folder" or is_marker:
-        return entry if not (is_marker and _is_aufs(entry)) else None
+    if is_marker:
+        return None if _is_aufs(entry) else entry
+    if entry.kind == "folder":
+        return None if entry.name in _MOUNT_POINTS else entry
     return None if _VOLATILE.fullmatch(entry.name) else entry
 
 

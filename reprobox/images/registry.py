@@ -12,7 +12,8 @@ from reprobox.engines import transfer
 from reprobox.engines.connection import NoSuchThing, engine_errors
 from reprobox.engines.digests import config_digest
 from reprobox.errors import EngineError, LockError, RegistryError, UsageError
-from reprobox.images.lockfile import LOCK_NAME, read_lock, write_lock
+from reprobox.images.lockfile import LOCK_NAME, VARIANTS, read_lock, write_lock
+from reprobox.images.project import project_tag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
     import docker
     from reprobox.engines.transfer import Patience
-    from reprobox.images import Reporter
-    from reprobox.images.lockmodel import LockedImage
+    from reprobox.images import Reporter, Variant
+    from reprobox.images.lockmodel import Lock
     from reprobox.reference import Reference
 
 __all__ = ["Pulled", "Pushed", "image_of_lock", "note_in_lock", "pull_image", "pull_locked", "push_image"]
@@ -121,16 +122,19 @@ def pull_locked(
     :raises LockError: the lock names no such image, or it was never pushed.
     :raises RegistryError: as :func:`pull_image`.
     """
-    locked = image_of_lock(path, variant)
+    lock, chosen = image_of_lock(path, variant)
+    locked = lock.images[chosen]
     if repository is None:
         raise UsageError(
             f"{path.name} does not say which repository has its image",
             remedy="give it: --from HOST/NAME, or image = in the project file",
         )
     wanted = replace(reference.parse(repository), tag=None, digest=locked.repo_digest)
-    return pull_image(
+    pulled = pull_image(
         wanted, client=client, report=report, patience=patience, image_id=locked.config_digest, lock=str(path)
     )
+    _name_as_built(client, pulled, lock, chosen)
+    return pulled
 
 
 def push_image(
@@ -174,8 +178,8 @@ def push_image(
     )
 
 
-def image_of_lock(path: Path, variant: str | None) -> LockedImage:
-    """Return the image of ``variant`` that the lock at ``path`` names and that was pushed once.
+def image_of_lock(path: Path, variant: str | None) -> tuple[Lock, Variant]:
+    """Return the lock at ``path``, and which of its images is meant: one that was pushed once.
 
     :raises UsageError: the lock has several and no ``variant`` is given.
     :raises LockError: there is no lock, it has no such image, or that was never pushed.
@@ -187,16 +191,15 @@ def image_of_lock(path: Path, variant: str | None) -> LockedImage:
         raise UsageError(
             f"{path.name} has the images {' and '.join(sorted(lock.images))}", remedy="choose one with --variant"
         )
-    chosen = variant or next(iter(lock.images), "")
-    locked = lock.images.get(chosen)
-    if locked is None:
+    chosen = next((each for each in VARIANTS if each in lock.images and variant in {None, each}), None)
+    if chosen is None:
         what = f"{variant} image" if variant else "image"
         raise LockError(f"{path} names no {what} yet", remedy="build it: reprobox build")
-    if not locked.repo_digest:
+    if not lock.images[chosen].repo_digest:
         raise LockError(
             f"the {chosen} image of {path} was never pushed", remedy="push it where it was built: reprobox push"
         )
-    return locked
+    return lock, chosen
 
 
 def note_in_lock(folder: Path, variant: str, pushed: Pushed, report: Reporter) -> Pushed:
@@ -219,6 +222,13 @@ def note_in_lock(folder: Path, variant: str, pushed: Pushed, report: Reporter) -
     write_lock(path, replace(lock, images=images))
     report.say(f"the digest is in {LOCK_NAME}; commit it")
     return replace(pushed, lock=str(path))
+
+
+def _name_as_built(client: docker.DockerClient, pulled: Pulled, lock: Lock, variant: Variant) -> None:
+    """Give the image the name it has where it was built: runs look for it, and pruning leaves it alone."""
+    repository, _, tag = project_tag(lock, variant).rpartition(":")
+    with engine_errors("name the image of the lock"):
+        client.api.tag(pulled.engine_id, repository, tag=tag)
 
 
 def _image_ids(client: docker.DockerClient) -> set[str]:

@@ -85,23 +85,25 @@ class Resolver:
         :raises ArtefactError: no set of versions fits, or a package has no wheel for the platform.
         """
         lines = [line for line in asked.lines if not (asked.locked and Requirement(line).name in foreign)]
-        asked_of_uv = [*map(str, base), *lines]
+        limits = asked.constraints
         absent: tuple[Pin, ...] = ()
         try:
-            packages = self._packages(asked_of_uv, asked.constraints, platform, preferred=preferred)
+            try:
+                packages = self._packages([*map(str, base), *lines], limits, platform, preferred=preferred)
+            except UvFailed:
+                absent = self._absent(base, platform)
+                if not absent:
+                    raise
+                left = [str(pin) for pin in base if pin not in absent]
+                excluded = [pin.name for pin in absent]
+                packages = self._packages([*left, *lines], limits, platform, preferred=preferred, excluded=excluded)
+            requires = self._requires(packages, asked, platform, excluded=[pin.name for pin in absent])
         except UvFailed as error:
-            absent = self._absent(base, platform)
-            if not absent:
-                raise ArtefactError(
-                    f"the packages of {variant} for {platform} cannot be resolved: {error.cause.rstrip('.')}",
-                    remedy="change the requirement; the packages of reprobox's own image cannot be changed by a project",
-                    detail=error.detail,
-                ) from error
-            left = [*map(str, (pin for pin in base if pin not in absent)), *lines]
-            packages = self._packages(
-                left, asked.constraints, platform, preferred=preferred, excluded=[pin.name for pin in absent]
-            )
-        requires = self._requires(packages, asked, platform, excluded=[pin.name for pin in absent])
+            raise ArtefactError(
+                f"the packages of {variant} for {platform} cannot be resolved: {error.cause.rstrip('.')}",
+                remedy="change the requirement; the packages of reprobox's own image cannot be changed by a project",
+                detail=error.detail,
+            ) from error
         return Resolution(
             found=tuple(self._chosen(one, asked, base, platform, requires) for one in packages), absent=absent
         )
@@ -179,6 +181,7 @@ class Resolver:
             (folder / name).write_text("".join(f"{line}\n" for line in content), encoding="utf-8")
         words = ["pip", "compile", str(folder / "asked.in"), "--constraints", str(folder / "limits.in"), "--no-header"]
         words += ["--excludes", str(folder / "excluded.in")]
+        words += ["--no-index"] if self.environment.get("UV_NO_INDEX", "0") not in ("", "0", "false") else []
         words += ["--python-version", PYTHON, "--python-platform", f"{platform}-manylinux_2_{_GLIBC}"]
         return words if self.sdists else [*words, "--only-binary", ":all:"]
 

@@ -145,7 +145,7 @@ def _tool() -> Component:
 
 def _licences(names: Iterable[str]) -> list[Any]:
     """Return licences as CycloneDX has them: one SPDX expression alone, or ids and names."""
-    from cyclonedx.factory.license import LicenseFactory
+    from cyclonedx.contrib.license.factories import LicenseFactory
     from cyclonedx.spdx import fixup_id
 
     factory, names = LicenseFactory(), tuple(names)

@@ -8,13 +8,13 @@ import io
 import json
 import os
 import socket
-import subprocess
 import tarfile
 import time
 import urllib.request
 from dataclasses import dataclass, field
 
 import pytest
+from support.registry import running_registry
 
 from reprobox.cli.flags import FLAGS
 
@@ -251,8 +251,8 @@ def test_a_terminal_needs_a_terminal(docker):
 @about("--image", "--pull")
 def test_an_image_is_pulled_when_it_is_missing_always_or_never(docker, docker_client, tmp_path_factory):
     with contextlib.ExitStack() as stack:
-        registry, stop = stack.enter_context(running_registry(tmp_path_factory.mktemp("registry")))
-        name, old, new = f"{registry}/team/box:1", "reprobox-test-box:old", "reprobox-test-box:new"
+        registry = stack.enter_context(running_registry(tmp_path_factory.mktemp("registry")))
+        name, old, new = f"{registry.address}/team/box:1", "reprobox-test-box:old", "reprobox-test-box:new"
         for tag in (old, new):
             changes = ["LABEL reprobox.box-protocol=1", f"LABEL tag={tag}"]
             docker_client.api.import_image_from_data(empty_archive(), *tag.split(":"), changes=changes)
@@ -277,7 +277,7 @@ def test_an_image_is_pulled_when_it_is_missing_always_or_never(docker, docker_cl
         push(new)
         docker_client.images.get(old).tag(name)
         assert [chosen("--pull", when)[0] for when in ("never", "missing", "always", "never")] == [old, old, new, new]
-        stop()
+        registry.stop()
         assert chosen("--pull", "missing")[0] == new
         image, code, stderr = chosen("--pull", "always")
         assert (image, code) == (None, 125), "an older image is never taken quietly for the newest"
@@ -288,31 +288,6 @@ def empty_archive():
     archive = io.BytesIO()
     tarfile.open(fileobj=archive, mode="w").close()
     return archive.getvalue()
-
-
-@contextlib.contextmanager
-def running_registry(folder):
-    """A registry on 127.0.0.1, which every engine takes without TLS: its address, and what stops it."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    storage, address = f"{{filesystem: {{rootdirectory: {folder}}}}}", f"127.0.0.1:{port}"
-    (folder / "c.yml").write_text(
-        f"version: 0.1\nlog: {{level: error}}\nstorage: {storage}\nhttp: {{addr: '{address}'}}\n"
-    )
-    process = subprocess.Popen(["docker-registry", "serve", str(folder / "c.yml")], stderr=subprocess.DEVNULL)
-
-    def stop():
-        process.terminate()
-        process.wait()
-
-    try:
-        for _ in range(100):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                break
-            time.sleep(0.1)
-        yield address, stop
-    finally:
-        stop()
 
 
 def test_every_option_has_a_row():

@@ -10,7 +10,8 @@ from support.said import Said
 
 from reprobox.engines.digests import config_digest
 from reprobox.errors import BuildError
-from reprobox.images.bootstrap import apt_targets, base_config, bootstrap, make_base
+from reprobox.images.base import Base, missing_packages
+from reprobox.images.bootstrap import PACKAGES, apt_targets, base_config, bootstrap, make_base, tag_of
 from reprobox.images.pipeline import cache_folder
 from reprobox.images.wheels import sha256_of
 
@@ -54,6 +55,16 @@ def test_nothing_of_the_host_is_in_the_base(made_again, targets):
     for folder in ("etc/apt/sources.list.d/", "var/lib/apt/lists/", "usr/share/doc/", "usr/share/man/"):
         assert [name for name, member in files.items() if name.startswith(folder) and member.size] == []
     assert [name for name, member in files.items() if name.startswith("var/log/") and member.size] == []
+
+
+def test_a_base_without_a_compiler_has_all_the_rest_and_weighs_less(docker_client, base, targets):
+    cache = cache_folder() / "base"
+    bare = bootstrap(docker_client, cache=cache, report=Said(), packages=PACKAGES)
+    chosen = Base(source=tag_of(bare), digest=bare, record=bare)
+    assert missing_packages(chosen, client=docker_client, compiler=False) == ""
+    assert missing_packages(chosen, client=docker_client) == "libpython3-dev g++"
+    sizes = [docker_client.images.get(each).attrs["Size"] for each in (bare, base)]
+    assert sizes[0] < 120_000_000 < sizes[1]
 
 
 def test_pythons_own_library_has_bytecode_that_is_never_checked(made_again):

@@ -36,6 +36,8 @@ class Fault:
     act: str = ""
     after: int = 1000
     larger_than: int = 0
+    seconds: float | None = None
+    """How long it hangs before it is cut; ``None``: until the proxy closes."""
     hits: int = 0
 
 
@@ -125,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self._forward(line, fault)
 
-    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815
 
     def _answer(self, status, headers, body):
         for _ in self._request_body():
@@ -179,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
             return chunk[:at] + bytes([chunk[at] ^ 1]) + chunk[at + 1 :]
         self.wfile.flush()
         if fault.act == "hang":
-            self.proxy.open.wait()
+            self.proxy.open.wait(fault.seconds)
         raise _Cut
 
     def _request_body(self):

@@ -29,7 +29,10 @@ def rows(manifest):
     yield "outcome", f"{manifest['outcome']}, exit code {manifest['exit_code']}"
     if receipt := manifest["receipt"]:
         changed = ", ".join(receipt["events"]) or "nothing"
-        yield "receipt", f"processes seeded: {receipt['processes']}, changed: {changed}, escaped: {len(receipt['escaped'])}"
+        yield (
+            "receipt",
+            f"processes seeded: {receipt['processes']}, changed: {changed}, escaped: {len(receipt['escaped'])}",
+        )
 
 
 def cell(value):

@@ -1,0 +1,122 @@
+"""Whether a build repeats: the same image built a second time from nothing, in other surroundings, and compared."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+from reprobox.images.archive import saved
+from reprobox.images.compare import Difference, first_difference
+from reprobox.images.pipeline import Surroundings, cache_folder, run_build
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import docker
+    from reprobox.images import BuildRequest, BuildResult, Reporter
+
+_UMASK: Final = 0o077
+_ZONE: Final = "Pacific/Chatham"  # 12:45 from UTC: another date for most of the day, and no whole hour
+
+
+class Built(Protocol):
+    """What a build gives: the config digest, and what the engine calls the image."""
+
+    @property
+    def image_id(self) -> str:
+        """The config digest."""
+
+    @property
+    def engine_id(self) -> str:
+        """The engine's name of it."""
+
+
+_Built = TypeVar("_Built", bound=Built)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What building twice showed; ``difference`` is None where both builds gave one image."""
+
+    same: bool
+    other_image_id: str
+    difference: Difference | None
+
+
+def build_verified(request: BuildRequest, *, client: docker.DockerClient, report: Reporter) -> BuildResult:
+    """Build ``request`` twice from nothing and return the first result, its ``verification`` filled in.
+
+    The second build has another folder, working folder, umask, time zone and order of its context. These are the
+    process's own while it runs, so call this from a program's only thread. The second image goes away again.
+
+    :raises ReproboxError: as :func:`reprobox.images.build`.
+    """
+    folders = tuple(folder.resolve() for folder in request.wheelhouses)
+    asked = replace(request, no_cache=True, wheelhouses=folders)
+
+    def make(within: Surroundings | None) -> BuildResult:
+        report.say("building from nothing" + (", a second time in other surroundings" if within else ""))
+        return run_build(asked, client=client, report=report, within=within)
+
+    first, seen = build_twice(make, client=client, scratch=cache_folder() / "contexts")
+    verdict: dict[str, Any] = {"same": seen.same, "other_image_id": seen.other_image_id, "difference": None}
+    if seen.difference:
+        verdict["difference"] = {
+            "layer": seen.difference.layer, "path": seen.difference.path, "what": seen.difference.what,
+        }  # fmt: skip
+    return replace(first, verification=verdict)
+
+
+def build_twice(
+    make: Callable[[Surroundings | None], _Built], *, client: docker.DockerClient, scratch: Path
+) -> tuple[_Built, Verification]:
+    """Have ``make`` build an image here and once more elsewhere; return the first and what the comparison showed.
+
+    ``make`` is given None the first time. What the second build leaves in the engine is removed, and names it took over
+    are the first image's again.
+    """
+    first = make(None)
+    before = _stages(client)
+    scratch.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=scratch, prefix="again-") as made, elsewhere(Path(made)) as within:
+        second = make(within)
+    for left in _stages(client) - before:
+        client.api.remove_image(left, force=True)
+    if first.image_id == second.image_id:
+        return first, Verification(same=True, other_image_id=second.image_id, difference=None)
+    with saved(client, first.engine_id, scratch) as one, saved(client, second.engine_id, scratch) as other:
+        difference = first_difference(one, other)
+    for name in client.images.get(second.engine_id).tags:
+        repository, _, tag = name.rpartition(":")
+        client.api.tag(first.engine_id, repository, tag=tag)
+    client.api.remove_image(second.engine_id)
+    return first, Verification(same=False, other_image_id=second.image_id, difference=difference)
+
+
+@contextmanager
+def elsewhere(folder: Path) -> Iterator[Surroundings]:
+    """Give surroundings in ``folder``, with that working folder, another umask and another time zone."""
+    umask, here, zone = os.umask(_UMASK), Path.cwd(), os.environ.get("TZ")
+    try:
+        os.chdir(folder)
+        os.environ["TZ"] = _ZONE
+        time.tzset()
+        yield Surroundings(scratch=folder, backwards=True)
+    finally:
+        os.chdir(here)
+        os.umask(umask)
+        del os.environ["TZ"]
+        if zone is not None:
+            os.environ["TZ"] = zone
+        time.tzset()
+
+
+def _stages(client: docker.DockerClient) -> set[str]:
+    """Return the ids of what the classic builder left of builds."""
+    left = client.api.images(filters={"label": "reprobox.stage", "dangling": True})
+    return {str(each["Id"]) for each in left}
