@@ -1,5 +1,5 @@
 # ruff: noqa: INP001  (a script of the documentation, imported by its test alone)
-"""The tables of the reference that follow from the code: the knobs, the errors and the flags that are refused.
+"""The tables of the reference that follow from the code: knobs, errors, refused flags, keys of the project file.
 
 ::
 
@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 from reprobox import errors
+from reprobox.project_file import PROJECT_KEYS
 from reprobox.recipe import KNOBS, Knob, Profile
 from reprobox.runs.refused_flags import REFUSED
 
@@ -68,10 +69,17 @@ def refused_table() -> str:
     return _table(["flag", "why", "instead"], rows)
 
 
+def project_table() -> str:
+    """Return the keys of the project file that are no settings: what each means, and an example."""
+    rows = [[f"`{key.name}`", key.help.replace("|", "\\|"), f"`{key.example}`"] for key in PROJECT_KEYS]
+    return _table(["key", "meaning", "example"], rows)
+
+
 TABLES = {
     "knobs": (REFERENCE / "knobs.md", knobs_table),
     "errors": (REFERENCE / "exit-codes.md", errors_table),
     "refused": (REFERENCE / "cli.md", refused_table),
+    "project": (REFERENCE / "environment.md", project_table),
 }
 """Name of each table: the page that holds it and the function that makes it."""
 

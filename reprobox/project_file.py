@@ -58,7 +58,7 @@ def _variant(value: object, name: str) -> str:
         raise UsageError(
             f"{name} cannot be {value!r}{close}", remedy="give cpu or cuda; without the key both are locked"
         )
-    return cast("str", value)
+    return str(value)
 
 
 def _python(value: object, name: str) -> str | tuple[str, ...]:

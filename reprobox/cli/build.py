@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from reprobox.cli.console import BuildConsole
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import docker
     from reprobox.images import BuildResult
+    from reprobox.images.lockfile import Lock
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -33,7 +38,9 @@ class Builder(StrEnum):
 
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
 def build(
-    variant: Annotated[Variant, typer.Option("--variant", help="cpu, or cuda for NVIDIA GPUs.")] = Variant.CPU,
+    variant: Annotated[
+        Variant | None, typer.Option("--variant", help="cpu (default), or cuda for NVIDIA GPUs.")
+    ] = None,
     base: Annotated[str | None, typer.Option("--base", help="A registry's image, or bootstrap.")] = None,
     wheelhouse: Annotated[
         list[Path] | None,
@@ -43,6 +50,7 @@ def build(
     builder: Annotated[
         Builder, typer.Option("--builder", help="classic (the engine's API) or buildkit.")
     ] = Builder.CLASSIC,
+    offline: Annotated[bool, typer.Option("--offline", help="Take packages from this machine's cache alone.")] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Build again even if nothing changed.")] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Build twice from nothing and compare; exit 1 if they differ.")
@@ -60,35 +68,74 @@ def build(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the builder's own output.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing on stderr.")] = False,
 ) -> None:
-    """Build the image: wheels fetched here and checked by hash, installed with the network off."""
+    """Build the image: wheels fetched here and checked by hash, installed with the network off.
+
+    In a project with a reprobox.lock, the project's own image, of exactly what the lock names.
+    """
     from reprobox.engines.connection import connect
     from reprobox.images import BuildRequest
-    from reprobox.images import build as build_image
-    from reprobox.images.rebuild import build_verified
 
+    found = None if base is not None else _lock()
+    chosen = variant.value if variant else _default_variant(found)
     request = BuildRequest(
-        variant=variant.value,
+        variant=chosen,
         base=base,
         wheelhouses=tuple(wheelhouse or ()),
         tag=tag,
         builder=builder.value,
+        offline=offline,
         no_cache=no_cache,
         compiler=not no_compiler,
     )
-    make = build_verified if verify else build_image
     with BuildConsole(verbose=verbose, quiet=quiet) as console:
-        result = make(request, client=connect(), report=console)
+        client = connect()
+        make = _maker(found, verify=verify)
+        result = make(request, client=client, report=console)
         _say_verdict(result, console)
+        if found is not None:
+            _note(found[0], result, client, console)
     if sbom is not None or provenance is not None:
         from reprobox.cli.supply import describe
 
-        describe(result.tag, variant, sbom=sbom, provenance=provenance)
+        describe(result.tag, Variant(chosen), sbom=sbom, provenance=provenance)
     if as_json:
         print(json.dumps(result.to_json(), indent=2))
     else:
         print(result.image_id)
     if result.verification and not result.verification["same"]:
         raise typer.Exit(1)
+
+
+def _lock() -> tuple[Path, Lock] | None:
+    from reprobox.images.lockfile import LOCK_NAME, read_lock
+    from reprobox.project import settings_folder
+
+    path = settings_folder() / LOCK_NAME
+    lock = read_lock(path)
+    return None if lock is None else (path, lock)
+
+
+def _default_variant(found: tuple[Path, Lock] | None) -> Literal["cpu", "cuda"]:
+    variants = found[1].inputs.variants if found is not None else ()
+    return "cpu" if "cpu" in variants or not variants else "cuda"
+
+
+def _maker(found: tuple[Path, Lock] | None, *, verify: bool) -> Callable[..., BuildResult]:
+    from reprobox.images.pipeline import run_build
+    from reprobox.images.project import build_project
+    from reprobox.images.rebuild import build_verified
+
+    make = run_build if found is None else partial(build_project, found[1])
+    return partial(build_verified, make) if verify else make
+
+
+def _note(path: Path, result: BuildResult, client: docker.DockerClient, console: BuildConsole) -> None:
+    from reprobox.images.project import note_in_lock
+
+    torch = client.images.get(result.engine_id).labels.get("reprobox.torch", "")
+    line = note_in_lock(path, result.variant, result, torch=torch)
+    if line is not None:
+        console.say(line)
 
 
 def _say_verdict(result: BuildResult, console: BuildConsole) -> None:

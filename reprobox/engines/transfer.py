@@ -83,7 +83,7 @@ def pull(
     if platform:
         parameters["platform"] = platform
     transfer = _Transfer(client, wanted, "pull", "/images/create", parameters, listener)
-    digest = _until_done(transfer, patience or Patience()) or wanted.digest
+    digest = _until_done(transfer, patience or Patience()) or wanted.digest or _digest_here(client, wanted)
     if digest is None:
         raise RegistryError(f"the engine does not say what it pulled for {wanted}", remedy="pull it by digest")
     if wanted.digest not in {None, digest}:
@@ -107,6 +107,14 @@ def push(
     if digest is None:
         raise RegistryError(f"the engine does not say which digest {wanted} got", remedy="push it again")
     return digest
+
+
+def _digest_here(client: docker.DockerClient, wanted: Reference) -> str | None:
+    """Return the digest of what was just fetched; Podman's stream says none, and its tag now names nothing else."""
+    with engine_errors(f"look up {wanted}"):
+        names = client.images.get(str(wanted)).attrs.get("RepoDigests") or ()
+    here = (name.partition("@") for name in names)
+    return next((digest for name, _, digest in here if name == wanted.name), None)
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,8 @@ class BuildRequest:
         names, else pulls Debian's slim image, else bootstraps one.
     :param wheelhouses: folders that are searched for the lock's wheels before pip is asked; none by default.
     :param tag: one more name for the image, beside :func:`local_tag`.
+    :param name: what it is called on this machine; :func:`local_tag` by default.
+    :param offline: take wheels and packages from this machine alone; False by default.
     :param builder: ``classic`` (default, the engine's own) or ``buildkit``.
     :param no_cache: build every step again even if the image is already there; False by default.
     :param compiler: have the C++ compiler that torch.compile needs in the image; True by default.
@@ -62,6 +64,8 @@ class BuildRequest:
     base: str | None = None
     wheelhouses: tuple[Path, ...] = ()
     tag: str | None = None
+    name: str | None = None
+    offline: bool = False
     builder: Builder = "classic"
     no_cache: bool = False
     compiler: bool = True

@@ -6,9 +6,11 @@ follows from the sources alone, for either architecture, and nothing of the mach
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import subprocess
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -78,10 +80,11 @@ class AptRoot:
     def run(self, program: str, arguments: Sequence[str], what: str, *, cwd: Path | None = None) -> str:
         """Run a program of apt on this folder and return what it printed. :raises ArtefactError: it failed."""
         try:
-            done = subprocess.run(
-                [program, *self._options(), *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                errors="replace", check=False, cwd=cwd, env=os.environ | {"LC_ALL": "C.UTF-8"},
-            )  # fmt: skip
+            with self._alone():
+                done = subprocess.run(
+                    [program, *self._options(), *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                    errors="replace", check=False, cwd=cwd, env=os.environ | {"LC_ALL": "C.UTF-8"},
+                )  # fmt: skip
         except FileNotFoundError as error:
             raise ArtefactError(f"{what}: there is no {program} here", remedy="lock on a Debian machine") from error
         if done.returncode:
@@ -91,6 +94,14 @@ class AptRoot:
                 detail=done.stderr,
             )  # fmt: skip
         return done.stdout
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes of reprobox out: apt itself would fail where it finds another at work."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _options(self) -> list[str]:
         options = {
@@ -109,8 +120,6 @@ class AptRoot:
             "Dir::State": str(self.folder / "state"),
             "Dir::State::lists": str(self.folder / "lists"),
             "Dir::State::status": str(self.folder / "status"),
-            # What a machine does after its own updates is no business of this folder.
-            "APT::Update::Post-Invoke-Success::": "true",
         }
         return [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
 

@@ -112,7 +112,9 @@ def _stanza(path: Path, deb: LockedDeb) -> str:
             "the base cannot be made: dpkg-deb is not installed", remedy="run apt-get install dpkg mmdebstrap"
         ) from error
     except subprocess.CalledProcessError as error:
-        raise ArtefactError(f"{deb.file} is no Debian package", detail=error.stderr) from error
+        raise ArtefactError(
+            f"{deb.file} is no Debian package", remedy="lock again: reprobox lock --upgrade", detail=error.stderr
+        ) from error
     return f"{done.stdout.rstrip()}\nFilename: ./{path.name}\nSize: {path.stat().st_size}\nSHA256: {deb.sha256}\n"
 
 

@@ -69,6 +69,7 @@ SCHEMA: Final = "reprobox.lock/1"
 _SEAL: Final = 12  # hex digits: against slips, not against an attacker, who would seal again
 _LARGEST: Final = 32 << 20
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_PLAIN: Final = re.compile(r"[A-Za-z0-9 ./:_+<>=!~;',@*\[\]()%-]*")
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _FILE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!~%-]*")
 _WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~:!-]*")
@@ -340,10 +341,12 @@ def _table(heading: str, values: Mapping[str, Any]) -> str:
 def _toml(value: object) -> str:
     """Write a text, a whole number or a list of texts; of TOML, a lock needs no more.
 
-    The strings of JSON in ASCII are strings of TOML but for surrogates, which no text of a lock holds.
+    The strings of JSON are strings of TOML but for DEL, and for surrogates, which no text of a lock holds.
     """
     if isinstance(value, list) and value:
         return "[\n" + "".join(f"    {_toml(one)},\n" for one in value) + "]"
     if isinstance(value, tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, str) and _PLAIN.fullmatch(value):
+        return f'"{value}"'  # nearly every text, and five times as fast; each run reads a lock
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -246,7 +246,11 @@ def _as_it_was(request: LockRequest, variant: Variant, platform: Platform, kept:
     wanted = request.inputs([variant])
     if kept is None or (kept.inputs.python, kept.inputs.base.get(variant)) != (wanted.python, wanted.base[variant]):
         return Resolution(found=())
-    return Resolution(found=tuple(_as_found(wheel, url="") for wheel in kept.wheels_for(variant, platform)))
+    lacking = {one.name for one in kept.missing_for(variant, platform)}
+    return Resolution(
+        found=tuple(_as_found(wheel, url="") for wheel in kept.wheels_for(variant, platform)),
+        absent=tuple(pin for pin in base_pins(variant) if pin.name in lacking),
+    )
 
 
 def _as_found(wheel: LockedWheel, url: str) -> Found:

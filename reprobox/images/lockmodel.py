@@ -103,11 +103,12 @@ class Missing:
 class LockedImage:
     """One image that was built from the lock; empty texts are not known.
 
-    ``config_digest`` names its content, ``repo_digest`` what a registry answered to a push, ``driver`` is the least
-    NVIDIA driver it runs with.
+    ``config_digest`` names its content, ``input`` all that it was made of (``project.project_input``), ``repo_digest``
+    what a registry answered to a push; ``driver`` is the least NVIDIA driver it runs with.
     """
 
     config_digest: str
+    input: str = ""
     repo_digest: str = ""
     torch: str = ""
     cuda: str = ""

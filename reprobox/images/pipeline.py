@@ -56,7 +56,7 @@ def run_build(
     if request.base is not None:
         same_base(request.base, {})  # refuses what is no reference before anything is fetched
     made_of = ImageInput.read(request.variant, compiler=request.compiler)
-    name = made_of.tag
+    name = request.name or made_of.tag
 
     present = None if request.no_cache else _present(client, made_of, request, report)
     if present:
@@ -131,7 +131,7 @@ def _present(
     """Return the engine's description of the local image when it is what ``request`` would build, else None."""
     import docker.errors
 
-    name = made_of.tag
+    name = request.name or made_of.tag
     try:
         found: dict[str, Any] = client.images.get(name).attrs
     except docker.errors.ImageNotFound:
@@ -172,7 +172,7 @@ def _result(
         way=None if reused else f"{request.builder}+normalised",
         reused=reused,
         variant=request.variant,
-        tag=request.tag or made_of.tag,
+        tag=request.tag or request.name or made_of.tag,
         base=labels["reprobox.base"],
         input=made_of.digest,
         lock=labels["reprobox.lock"],

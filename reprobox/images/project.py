@@ -18,21 +18,27 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from reprobox import __version__, reference
 from reprobox.engines.digests import config_digest, patient
-from reprobox.errors import ArtefactError, BuildError, EngineError
-from reprobox.images import BuildResult, archive
+from reprobox.errors import ArtefactError, BuildError, EngineError, LockError
+from reprobox.images import BuildResult, archive, local_tag
+from reprobox.images.artefacts import ArtefactCache, artefact_folder
+from reprobox.images.fetching import artefacts_of, fetch, this_platform
 from reprobox.images.layers import Entry, Layer, entries_of_folder, entries_of_tar, write_layer
-from reprobox.images.lockfile import Lock
+from reprobox.images.lockedbase import base_of_debs, locked_base_key
+from reprobox.images.lockfile import Lock, LockedImage, read_lock, write_lock
+from reprobox.images.locking import base_digest
 from reprobox.images.pipeline import cache_folder, run_build
 from reprobox.images.sources import ImageInput
-from reprobox.images.wheels import Pin, collect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     import docker
     from reprobox.images import BuildRequest, Reporter, Variant
+    from reprobox.images.fetching import Fetched
+    from reprobox.images.lockfile import Platform
+    from reprobox.images.pipeline import Surroundings
 
-__all__ = ["PACKAGES", "build_project", "project_input", "project_tag"]
+__all__ = ["PACKAGES", "build_project", "note_in_lock", "project_input", "project_tag"]
 
 PACKAGES: Final = "opt/project"
 """Where in the image the project's packages are."""
@@ -54,7 +60,14 @@ def project_tag(lock: Lock, variant: Variant) -> str:
     return f"reprobox-project:{__version__.replace('+', '.')}-{variant}-{project_input(lock, variant)[:12]}"
 
 
-def build_project(lock: Lock, request: BuildRequest, *, client: docker.DockerClient, report: Reporter) -> BuildResult:
+def build_project(
+    lock: Lock,
+    request: BuildRequest,
+    *,
+    client: docker.DockerClient,
+    report: Reporter,
+    within: Surroundings | None = None,
+) -> BuildResult:
     """Build the image of ``lock`` for the request's variant, or return the one that is there already.
 
     :raises ArtefactError: the lock lacks a package for this machine, or one cannot be had.
@@ -70,19 +83,30 @@ def build_project(lock: Lock, request: BuildRequest, *, client: docker.DockerCli
             f"the lock lacks {missing[0].name} {missing[0].version} for {request.variant} on this machine",
             remedy="write it where an index serves it: reprobox lock",
         )
+    ours = lock.inputs.base.get(request.variant)
+    if ours is not None and ours != base_digest(request.variant):
+        raise LockError(
+            "reprobox.lock was written with the packages of another reprobox", remedy="write it again: reprobox lock"
+        )
     if sdists := lock.sdists_for(request.variant):
         raise ArtefactError(
             f"{sdists[0]} has no wheel, and only wheels are installed",
             remedy=f"build its wheel once (pip wheel {sdists[0].name}) and give it with --wheelhouse",
         )
-    base = run_build(replace(request, tag=None), client=client, report=report)
-    packages = [wheel for wheel in lock.wheels_for(request.variant) if wheel.layer == "project"]
-    pins = [Pin(name=wheel.name, version=wheel.version, hashes=(wheel.sha256,)) for wheel in packages]
+    platform = this_platform()
+    fetched = fetch(
+        artefacts_of(lock, (request.variant,), (platform,)),
+        cache=ArtefactCache(root=artefact_folder(), say=report.say),
+        report=report,
+        offline=request.offline,
+        wheelhouses=request.wheelhouses,
+    )
     cache = cache_folder()
-    wheels = collect(pins, wheelhouses=request.wheelhouses, cache=cache / "wheels", report=report)
     with TemporaryDirectory(dir=_made(cache / "contexts"), prefix="project-") as made:
         scratch = Path(made)
-        layers = [_layer(wheels.values(), base.engine_id, scratch, client, report)] if wheels else []
+        base = _base(lock, request, fetched, platform, scratch, client, report, within)
+        wheels = [fetched.files[w.sha256] for w in lock.wheels_for(request.variant, platform, layer="project")]
+        layers = [_layer(wheels, base.engine_id, scratch, client, report)] if wheels else []
         image = archive.assemble(
             archive.described(client, base.engine_id),
             layers,
@@ -94,6 +118,50 @@ def build_project(lock: Lock, request: BuildRequest, *, client: docker.DockerCli
     if found is None:
         raise BuildError(f"the engine loaded {tag} and does not have it", remedy="run it again")
     return _result(found, request, tag=tag, made_of=made_of, client=client, started=started, reused=False)
+
+
+def _base(
+    lock: Lock,
+    request: BuildRequest,
+    fetched: Fetched,
+    platform: Platform,
+    scratch: Path,
+    client: docker.DockerClient,
+    report: Reporter,
+    within: Surroundings | None,
+) -> BuildResult:
+    """Return reprobox's own image for the variant; on exactly the Debian packages of the lock, where it names any."""
+    wheelhouse = _made(scratch / "wheelhouse")
+    for wheel in lock.wheels_for(request.variant, platform, layer="base"):
+        (wheelhouse / wheel.file).symlink_to(fetched.files[wheel.sha256].resolve())
+    asked = replace(request, tag=None, wheelhouses=(wheelhouse, *request.wheelhouses))
+    if debs := lock.debs_for(platform):
+        standing_on = base_of_debs(client, debs, fetched.files, cache=cache_folder() / "base", report=report)
+        name = f"{local_tag(request.variant)}-{locked_base_key(debs)[:12]}"
+        asked = replace(asked, base=standing_on, name=name)
+    return run_build(asked, client=client, report=report, within=within)
+
+
+def note_in_lock(path: Path, variant: Variant, built: BuildResult, *, torch: str) -> str | None:
+    """Write what was built to ``[images.<variant>]`` of the lock at ``path``; return what a person should know of it.
+
+    :raises BuildError: the lock names another image that was made of the very same: the promise does not hold.
+    :raises LockError: the lock cannot be read or written.
+    """
+    lock = read_lock(path)
+    if lock is None:
+        return None
+    known = lock.images.get(variant)
+    if known is not None and known.config_digest == built.image_id:
+        return None
+    if known is not None and known.input == built.input:
+        raise BuildError(
+            f"this build gave {built.image_id}, and {path.name} names {known.config_digest}, made of the same",
+            remedy="see `reprobox build --verify`, and report what it shows",
+        )
+    image = LockedImage(config_digest=built.image_id, input=built.input, torch=torch)
+    write_lock(path, lock.with_image(variant, image))
+    return f"{path.name} names {built.image_id} as its {variant} image now; commit it"
 
 
 def _layer(wheels: Iterable[Path], base: str, scratch: Path, client: docker.DockerClient, report: Reporter) -> Layer:

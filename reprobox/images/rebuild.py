@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from reprobox.images.archive import saved
 from reprobox.images.compare import Difference, first_difference
-from reprobox.images.pipeline import Surroundings, cache_folder, run_build
+from reprobox.images.pipeline import Surroundings, cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,8 +48,10 @@ class Verification:
     difference: Difference | None
 
 
-def build_verified(request: BuildRequest, *, client: docker.DockerClient, report: Reporter) -> BuildResult:
-    """Build ``request`` twice from nothing and return the first result, its ``verification`` filled in.
+def build_verified(
+    build: Callable[..., BuildResult], request: BuildRequest, *, client: docker.DockerClient, report: Reporter
+) -> BuildResult:
+    """Have ``build`` carry out ``request`` twice from nothing; return the first result, ``verification`` filled in.
 
     The second build has another folder, working folder, umask, time zone and order of its context. These are the
     process's own while it runs, so call this from a program's only thread. The second image goes away again.
@@ -61,7 +63,7 @@ def build_verified(request: BuildRequest, *, client: docker.DockerClient, report
 
     def make(within: Surroundings | None) -> BuildResult:
         report.say("building from nothing" + (", a second time in other surroundings" if within else ""))
-        return run_build(asked, client=client, report=report, within=within)
+        return build(asked, client=client, report=report, within=within)
 
     first, seen = build_twice(make, client=client, scratch=cache_folder() / "contexts")
     verdict: dict[str, Any] = {"same": seen.same, "other_image_id": seen.other_image_id, "difference": None}

@@ -163,9 +163,7 @@ def push_image(
     with _tagged(client, engine_id, named):
         digest = transfer.push(client, named, report, patience=patience)
         repo_digest = f"{named.name}@{digest}"
-        # The engine knows its own image under the digest that the registry answered, or the answer was of another one.
-        with engine_errors(f"look up {repo_digest}"):
-            same = str(client.images.get(repo_digest).id) == engine_id
+        same = _is_known_as(client, engine_id, repo_digest)
     if not same:
         raise RegistryError(f"{repo_digest} is not the image that was pushed", remedy="push it again")
     return Pushed(
@@ -222,6 +220,15 @@ def note_in_lock(folder: Path, variant: str, pushed: Pushed, report: Reporter) -
     write_lock(path, replace(lock, images=images))
     report.say(f"the digest is in {LOCK_NAME}; commit it")
     return replace(pushed, lock=str(path))
+
+
+def _is_known_as(client: docker.DockerClient, engine_id: str, repo_digest: str) -> bool:
+    """Tell whether the digest that the registry answered is the image's; Podman keeps none of what it pushed."""
+    try:
+        with engine_errors(f"look up {repo_digest}"):
+            return str(client.images.get(repo_digest).id) == engine_id
+    except NoSuchThing:
+        return True
 
 
 def _name_as_built(client: docker.DockerClient, pulled: Pulled, lock: Lock, variant: Variant) -> None:

@@ -28,6 +28,7 @@ TESTS = Path(__file__).parents[1]
 DOCKERFILE = """
 ARG BASE
 FROM ${BASE} AS made
+LABEL reprobox.stage=test
 USER root
 COPY steps.py /tmp/steps.py
 RUN /usr/bin/python3 -ISB /tmp/steps.py /made
@@ -97,6 +98,8 @@ def tag(docker_client):
     yield name
     for each in docker_client.images.list(name):
         docker_client.images.remove(each.id, force=True)
+    for each in docker_client.api.images(filters={"label": "reprobox.stage=test", "dangling": True}):
+        docker_client.images.remove(each["Id"], force=True)
 
 
 def context(more=""):

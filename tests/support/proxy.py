@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 CHUNK = 64 * 1024
-SLOW_SECONDS = 0.6
+SLOW_SECONDS = 0.9
 MANIFEST = r"(GET|HEAD) /v2/.+/manifests/"
 BLOB = r"GET /v2/.+/blobs/sha256:"
 UPLOAD = r"(PATCH|PUT) /v2/.+/blobs/uploads/"

@@ -46,7 +46,7 @@ def generator():
     return load(DOCS / "generate_reference.py")
 
 
-@pytest.mark.parametrize("name", ["knobs", "errors", "refused"])
+@pytest.mark.parametrize("name", ["knobs", "errors", "refused", "project"])
 def test_a_generated_table_is_in_step_with_the_code(generator, name):
     present, wanted = generator.page_with(name)
     assert present == wanted, "run python docs/generate_reference.py --write"
