@@ -47,6 +47,7 @@ _BIN: Final = "/opt/venv/bin"
 _PYTHON: Final = f"{_BIN}/python"
 _PTH: Final = "opt/venv/lib/python3.11/site-packages/reprobox_project.pth"
 _TAIL: Final = 30
+_SEE_DOCTOR: Final = "see `reprobox doctor`"
 
 
 def project_input(lock: Lock, variant: Variant) -> str:
@@ -242,14 +243,20 @@ def _compiled(folder: Path, base: str, client: docker.DockerClient, report: Repo
             code = box.wait()["StatusCode"]
             if code != 0:
                 said = box.logs(tail=_TAIL).decode(errors="replace")
-                raise BuildError(f"the project's packages could not be compiled (exit code {code})", detail=said)
+                raise BuildError(
+                    f"the project's packages could not be compiled (exit code {code})",
+                    remedy="see what the compiler said with --debug",
+                    detail=said,
+                )
             chunks, _ = box.get_archive(f"/{PACKAGES}")
             for chunk in chunks:
                 tar.write(chunk)
             tar.seek(0)
             yield tar
     except docker.errors.APIError as error:
-        raise EngineError("the engine could not compile the project's packages", detail=str(error)) from error
+        raise EngineError(
+            "the engine could not compile the project's packages", remedy=_SEE_DOCTOR, detail=str(error)
+        ) from error
 
 
 @contextmanager
@@ -297,7 +304,9 @@ def _present(client: docker.DockerClient, tag: str, made_of: str) -> Mapping[str
     except docker.errors.ImageNotFound:
         return None
     except docker.errors.APIError as error:
-        raise EngineError(f"the engine could not say whether it has {tag}", detail=str(error)) from error
+        raise EngineError(
+            f"the engine could not say whether it has {tag}", remedy=_SEE_DOCTOR, detail=str(error)
+        ) from error
     labels = found["Config"].get("Labels") or {}
     return found if labels.get("reprobox.project") == made_of else None
 

@@ -2,52 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
 import json
-import zipfile
 from dataclasses import replace
 
 import pytest
 from docker.errors import ImageNotFound
 from support.said import Said
+from support.wheel import make_wheel
 
 from reprobox.errors import ArtefactError
 from reprobox.images import BuildRequest
-from reprobox.images.lockfile import Inputs, Lock, LockedWheel, Missing
+from reprobox.images.lockfile import Inputs, Lock, Missing
 from reprobox.images.project import build_project, project_tag
 
 pytestmark = pytest.mark.engine
-
-
-def wheel(folder, name, files, *, version="1.0", scripts=()):
-    """Write a wheel of these files and return its entry of a lock."""
-    info = f"{name}-{version}.dist-info"
-    content = {
-        **files,
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    if scripts:
-        content[f"{info}/entry_points.txt"] = "[console_scripts]\n" + "".join(f"{line}\n" for line in scripts)
-    record = []
-    for path, text in content.items():
-        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
-        record.append(f"{path},sha256={digest},{len(text.encode())}")
-    content[f"{info}/RECORD"] = "\n".join([*record, f"{info}/RECORD,,"]) + "\n"
-    path = folder / f"{name}-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        for inside, text in content.items():
-            archive.writestr(inside, text)
-    return LockedWheel(
-        name=name,
-        version=version,
-        file=path.name,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        variants=("cpu", "cuda"),
-        platforms=("x86_64", "aarch64"),
-    )
 
 
 @pytest.fixture
@@ -56,14 +25,16 @@ def house(tmp_path):
     folder = tmp_path / "wheels"
     folder.mkdir()
     wheels = (
-        wheel(
+        make_wheel(
             folder,
             "alpha",
             {"alpha/__init__.py": "def main():\n    print('alpha speaks')\n"},
             scripts=["alpha=alpha:main"],
         ),
-        wheel(folder, "beta", {"beta.py": "import alpha\nVALUE = 2\n", "beta.data.txt": "data\n"}),
-        wheel(folder, "gamma", {"gamma/__init__.py": "from beta import VALUE\n", "gamma/old.py": "print 'python 2'\n"}),
+        make_wheel(folder, "beta", {"beta.py": "import alpha\nVALUE = 2\n", "beta.data.txt": "data\n"}),
+        make_wheel(
+            folder, "gamma", {"gamma/__init__.py": "from beta import VALUE\n", "gamma/old.py": "print 'python 2'\n"}
+        ),
     )
     return folder, Lock(inputs=Inputs(variants=("cpu",)), wheels=wheels)
 
@@ -127,7 +98,9 @@ def test_the_same_lock_gives_the_same_image_and_another_package_only_another_top
     docker_client.images.remove(first.tag, force=True)
     again = built(lock)
     assert (again.image_id, again.reused) == (first.image_id, False)
-    other = replace(lock, wheels=(*lock.wheels[:2], wheel(folder, "gamma", {"gamma.py": "VALUE = 3\n"}, version="1.1")))
+    other = replace(
+        lock, wheels=(*lock.wheels[:2], make_wheel(folder, "gamma", {"gamma.py": "VALUE = 3\n"}, version="1.1"))
+    )
     changed = built(other)
     assert changed.tag != first.tag
     assert changed.image_id != first.image_id
@@ -137,10 +110,10 @@ def test_the_same_lock_gives_the_same_image_and_another_package_only_another_top
 
 def test_what_cannot_be_installed_is_refused_by_name_and_leaves_no_image(docker_client, house, built):
     folder, lock = house
-    twice = wheel(folder, "delta", {"beta.py": "VALUE = 4\n"})
+    twice = make_wheel(folder, "delta", {"beta.py": "VALUE = 4\n"})
     with pytest.raises(ArtefactError, match=r"delta-1\.0-py3-none-any\.whl holds a file that another package holds"):
         built(replace(lock, wheels=(*lock.wheels, twice)))
-    outside = wheel(folder, "epsilon", {"../../escaped.py": "\n"})
+    outside = make_wheel(folder, "epsilon", {"../../escaped.py": "\n"})
     with pytest.raises(ArtefactError, match="epsilon"):
         built(replace(lock, wheels=(outside,)))
     absent = Missing(name="torchvision", version="0.30", variant="cpu", platform="x86_64")

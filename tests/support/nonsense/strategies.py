@@ -54,10 +54,10 @@ def option(draw, wild):
     if kind == 19:
         word = one(draw, UNKNOWN)
         return [word, *one(draw, [[], ["x"]])], None, word
-    name = one(draw, list(NAMES))
-    if not wild or kind < 12:
+    name = one(draw, [known for known in NAMES if wild or VALID[known]])
+    if VALID[name] and (not wild or kind < 12):
         text, bad = one(draw, VALID[name]), False
-    elif kind < 16:
+    elif kind < 16 or not VALID[name]:
         text, bad = one(draw, BAD[name]), True
     else:
         text, bad = mutated(draw, VALID[name]), None

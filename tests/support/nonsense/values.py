@@ -25,6 +25,8 @@ VALID = {
     "gpus": ["none"],
     "engine": ["docker", "podman", "local"],
     "image": ["img:1"],
+    "require_signed": ["off"],
+    "signature": [],
     "pull": ["missing", "always", "never"],
     "secret": ["TOKEN=secret.txt", "HOST_TOKEN"],
     "cache": ["hf", "a.b-c"],
@@ -71,6 +73,8 @@ BAD = {
     "gpus": ["", "some", "0,0", "-1", "²", NINES, "auto", "auto:2,mem=1G", "0,1", "GPU-aa,GPU-bb", "auto:0", "auto:-1", "auto:2,mem=", "auto,mem=x", "MIG-", "device="],
     "engine": ["moby", ""],
     "image": ["", "-rm", "a b", "Img:1", "no:such", "foreign:1", "old:0", "new:9", "words:x", "x" * 100_000],
+    "require_signed": ["", "no-such.pub", "train.py"],
+    "signature": ["", "sig.json"],
     "pull": ["", "sometimes"],
     "secret": [
         "", "=x", "NO_SUCH", "T=", "T=/no/such", "T=\0", f"T={LONG}", "T=~nobody-at-all/x", "T=/dev/zero", "T=empty",
