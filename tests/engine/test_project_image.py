@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 from docker.errors import ImageNotFound
 from support.said import Said
-from support.wheel import make_wheel
+from support.wheel import make_sdist, make_wheel
 
-from reprobox.errors import ArtefactError
+from reprobox.errors import ArtefactError, BuildError
 from reprobox.images import BuildRequest
 from reprobox.images.lockfile import Inputs, Lock, Missing
 from reprobox.images.project import build_project, project_tag
@@ -106,6 +106,41 @@ def test_the_same_lock_gives_the_same_image_and_another_package_only_another_top
     assert changed.image_id != first.image_id
     assert layers(docker_client, changed.tag)[:-1] == layers(docker_client, first.tag)[:-1]
     assert layers(docker_client, changed.tag)[-1] != layers(docker_client, first.tag)[-1]
+
+
+SETUP = """
+from setuptools import Extension, setup
+setup(name="zeta", version="1.0", py_modules=["zeta"], ext_modules=[Extension("_zeta", ["zeta.c"])])
+"""
+EXTENSION = """
+#include <Python.h>
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_zeta", NULL, -1, NULL};
+PyMODINIT_FUNC PyInit__zeta(void) {
+    PyObject *made = PyModule_Create(&module);
+    PyModule_AddIntConstant(made, "VALUE", 26);
+    return made;
+}
+"""
+
+
+def test_a_source_distribution_is_built_in_the_image_the_same_each_time(docker, docker_client, house, built):
+    folder, lock = house
+    zeta = make_sdist(folder, "zeta", {"setup.py": SETUP, "zeta.c": EXTENSION, "zeta.py": "from _zeta import VALUE\n"})
+    with_source = replace(lock, sdists=(zeta,))
+    first = built(with_source)
+    flags = ("--seed", "1", "--image", first.tag, "--self-test", "off")
+    assert docker.run("python", "-c", "import beta, zeta; print(zeta.VALUE)", flags=flags).stdout == "26\n"
+    docker_client.images.remove(first.tag, force=True)
+    assert built(with_source).image_id == first.image_id
+
+
+def test_a_source_distribution_whose_backend_is_missing_says_so_and_leaves_nothing(docker_client, house, built):
+    folder, lock = house
+    eta = make_sdist(folder, "eta", {"eta.py": ""}, backend="nobody_has_this")
+    with pytest.raises(BuildError, match=r"building eta-1\.0\.tar\.gz failed with exit code .*build backend") as caught:
+        built(replace(lock, sdists=(eta,)))
+    assert "nobody_has_this" in caught.value.detail
+    assert not docker_client.containers.list(all=True, filters={"label": "reprobox.stage=project"})
 
 
 def test_what_cannot_be_installed_is_refused_by_name_and_leaves_no_image(docker_client, house, built):

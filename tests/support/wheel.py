@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
+import tarfile
 import zipfile
 
-from reprobox.images.lockfile import LockedWheel
+from reprobox.images.lockfile import LockedSdist, LockedWheel
 
 
 def make_wheel(folder, name, files, *, version="1.0", scripts=()):
@@ -36,3 +38,21 @@ def make_wheel(folder, name, files, *, version="1.0", scripts=()):
         variants=("cpu", "cuda"),
         platforms=("x86_64", "aarch64"),
     )
+
+
+def make_sdist(folder, name, files, *, version="1.0", backend="setuptools.build_meta"):
+    """Write a source distribution of these files and return its entry of a lock."""
+    top = f"{name}-{version}"
+    content = {
+        **files,
+        "pyproject.toml": f'[build-system]\nrequires = []\nbuild-backend = "{backend}"\n',
+        "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+    }
+    path = folder / f"{top}.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for inside, text in content.items():
+            entry = tarfile.TarInfo(f"{top}/{inside}")
+            entry.size = len(text.encode())
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return LockedSdist(name=name, version=version, file=path.name, sha256=digest, variants=("cpu", "cuda"))
