@@ -63,7 +63,7 @@ def default_image(client: docker.DockerClient, variant: Variant, project: Path) 
 
     from reprobox.images import local_tag
     from reprobox.images.lockfile import LOCK_NAME, read_lock
-    from reprobox.images.project import project_tag
+    from reprobox.images.project_name import project_tag
 
     lock = read_lock(project / LOCK_NAME)
     if lock is None:

@@ -5,14 +5,13 @@ Torch is in the layers below that one, so that all projects share it, and a chan
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
-from reprobox import __version__, reference
+from reprobox import reference
 from reprobox.engines.digests import config_digest
 from reprobox.errors import ArtefactError, BuildError, EngineError, LockError
 from reprobox.images import BuildResult, archive, local_tag
@@ -23,7 +22,7 @@ from reprobox.images.lockfile import Lock, LockedImage, read_lock, write_lock
 from reprobox.images.locking import base_digest
 from reprobox.images.packages import BIN, PACKAGES, packages_layer
 from reprobox.images.pipeline import cache_folder, run_build
-from reprobox.images.sources import ImageInput
+from reprobox.images.project_name import project_input, project_tag
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,20 +33,9 @@ if TYPE_CHECKING:
     from reprobox.images.lockfile import Platform
     from reprobox.images.pipeline import Surroundings
 
-__all__ = ["build_project", "note_in_lock", "project_input", "project_tag"]
+__all__ = ["build_project", "note_in_lock"]
 
 _SEE_DOCTOR: Final = "see `reprobox doctor`"
-
-
-def project_input(lock: Lock, variant: Variant) -> str:
-    """Return the SHA-256, in hex, over what decides the project's image: this reprobox's own inputs and the lock's."""
-    parts = f"{ImageInput.read(variant).digest}\n{lock.digest(variant)}\n"
-    return hashlib.sha256(parts.encode()).hexdigest()
-
-
-def project_tag(lock: Lock, variant: Variant) -> str:
-    """Return what the project's image is called on this machine: two projects with the same lock share it."""
-    return f"reprobox-project:{__version__.replace('+', '.')}-{variant}-{project_input(lock, variant)[:12]}"
 
 
 def build_project(

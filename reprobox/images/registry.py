@@ -13,7 +13,7 @@ from reprobox.engines.connection import NoSuchThing, engine_errors
 from reprobox.engines.digests import config_digest
 from reprobox.errors import EngineError, LockError, RegistryError, UsageError
 from reprobox.images.lockfile import LOCK_NAME, VARIANTS, read_lock, write_lock
-from reprobox.images.project import project_tag
+from reprobox.images.project_name import project_tag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from reprobox.errors import ImageNotFound, LockError, UsageError
-from reprobox.images import BuildRequest
 from reprobox.images.lockfile import LOCK_NAME, Lock, LockedImage
-from reprobox.images.project import build_project, project_input, project_tag
+from reprobox.images.project_name import project_input, project_tag
 from reprobox.reference import parse as parse_reference
 
 if TYPE_CHECKING:
@@ -76,6 +75,9 @@ def locked_image(engine: Engine, wanted: LockedChoice, report: Reporter) -> tupl
             remedy=f"build it on Docker, and copy it: reprobox build, reprobox save, {engine.name} load",
         )
     report.say(f"the image of {LOCK_NAME} is not on this machine; building it")
+    from reprobox.images import BuildRequest
+    from reprobox.images.project import build_project  # what a build needs takes longer to import than to decide this
+
     request = BuildRequest(variant=wanted.variant)
     build_project(wanted.lock, request, client=engine.client, report=report)  # type: ignore[attr-defined]
     return tag, _checked(engine.image(tag), tag, locked)

@@ -11,7 +11,7 @@ from docker.errors import ImageNotFound
 from support.wheel import make_wheel
 
 from reprobox.images.lockfile import Inputs, Lock, LockedImage, read_lock, write_lock
-from reprobox.images.project import project_tag
+from reprobox.images.project_name import project_tag
 
 pytestmark = pytest.mark.engine
 

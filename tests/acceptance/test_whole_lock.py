@@ -8,7 +8,7 @@ import pytest
 from docker.errors import ImageNotFound
 
 from reprobox.images.lockfile import read_lock
-from reprobox.images.project import project_tag
+from reprobox.images.project_name import project_tag
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1500)]
 
