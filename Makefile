@@ -18,7 +18,7 @@ run: setup ## train the example twice in the box and compare the weights
 
 # A test waits for boxes more than it computes, so four run at a time, those of one file by one worker.
 test: setup torch engine image ## run every test, those with real Docker and Podman engines included
-	@$(BIN)/python -m pytest -n 4 --dist loadgroup $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 4 --dist loadfile $(PYTEST_ARGS)
 
 lint: setup ## format, lint, types, layers, workflows and actions
 	@$(BIN)/ruff format --check --quiet .

@@ -14,6 +14,7 @@ from support.daemon import SmallImage
 from support.engine import built_image, connected_client
 from support.nvml import StandIn
 from support.podman import PodmanCli, PodmanService, require_podman
+from xdist.scheduler import LoadFileScheduling
 
 HERE = Path(__file__).parent
 IN_CI = bool(os.environ.get("CI"))
@@ -88,9 +89,15 @@ def podman(podman_service):
         assert not (manifest.parent / "box").exists()
 
 
-def pytest_itemcollected(item):
-    """With ``--dist loadgroup``, keep a file's tests together, and all of Podman's: its user and its services are one."""
-    item.add_marker(pytest.mark.xdist_group("podman" if kind_of(item) == "podman" else item.nodeid.partition("::")[0]))
+class _Scheduler(LoadFileScheduling):
+    """A file's tests go to one worker, and so do all of Podman's: its user and its services are one."""
+
+    def _split_scope(self, nodeid):
+        return "podman" if "podman" in nodeid else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return _Scheduler(config, log)
 
 
 def pytest_runtest_makereport(item, call):

@@ -21,8 +21,8 @@ from reprobox.cli.flags import FLAGS
 pytestmark = pytest.mark.engine
 
 SEED = ("--seed", "42")
-TESTED = {"--exclusive", "--wait-gpus", "--gpus-ignore-allocation"}
-"""The options that have a test of their own, below the table or, those that take GPUs, in ``test_gpu_claims.py``."""
+TESTED = {"--exclusive", "--wait-gpus", "--gpus-ignore-allocation", "--require-signed", "--signature"}
+"""The options that have a test of their own: below the table, in ``test_gpu_claims.py`` or in ``test_signatures.py``."""
 
 
 @dataclass(frozen=True, kw_only=True)
