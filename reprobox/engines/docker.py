@@ -169,11 +169,14 @@ class DockerEngine(Engine):
         return {"log_config": log, "device_requests": [request]}
 
     def find(self, run_id: str) -> FoundBox | None:
-        with engine_errors("look for the run's box"):
-            found = self.client.api.containers(all=True, filters={"label": f"{RUN_LABEL}={run_id}"})
-            if not found:
-                return None
-            config = self.client.api.inspect_container(found[0]["Id"])["Config"]
+        try:
+            with engine_errors("look for the run's box"):
+                found = self.client.api.containers(all=True, filters={"label": f"{RUN_LABEL}={run_id}"})
+                if not found:
+                    return None
+                config = self.client.api.inspect_container(found[0]["Id"])["Config"]
+        except NoSuchThing:
+            return None  # it was removed between the two questions
         return DockerBox(
             self.client,
             str(found[0]["Id"]),

@@ -286,7 +286,10 @@ class DockerBox(FoundBox):
 
     @property
     def running(self) -> bool:
-        return bool(self._state()["Running"])
+        try:
+            return bool(self._state()["Running"])
+        except NoSuchThing:
+            return False  # somebody removed it
 
     def started(self) -> str | None:
         state = self._state()

@@ -180,7 +180,12 @@ def _run(
         update(outcome=str(Outcome.RUNNING), start=now())
         if terminal is not None and request.stdin:
             stack.enter_context(terminal)
-        interrupts.forward_to(box, give_up=departure.give_up, resize=resize if terminal else None)
+        interrupts.forward_to(
+            box,
+            give_up=departure.give_up,
+            resize=resize if terminal else None,
+            is_up=lambda: record.stage() is not None,
+        )
         if request.stdin and ours:
             stack.enter_context(Input(box, departure.detach if terminal and engine.isolates else None))
         if outside.started is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Self
 
@@ -26,6 +27,13 @@ HANDED_ON = (signal.SIGUSR1, signal.SIGUSR2)
 
 KILL_AT = 3
 ANSWER_SECONDS = 5
+
+HOLD_SECONDS = 2
+"""How long after the start of a box its first signal waits for the box to say that it is up.
+
+The kernel drops a signal that reaches the first process of a container before that process handles it: of boxes sent
+TERM right after their start, one in a hundred ran on. A box that says nothing (another image's) is up within this time.
+"""
 
 
 class Interrupted(Exception):
@@ -49,22 +57,31 @@ class Interrupts:
         self._first: int | None = None
         self._previous: dict[int, object] = {}
         self._thread: threading.Thread | None = None
+        self._over = threading.Event()
 
     def raise_if_pending(self) -> None:
         """Raise :class:`Interrupted` if a signal came already."""
         if self._first is not None:
             raise Interrupted(self._first)
 
-    def forward_to(self, box: Box, *, give_up: Callable[[], None], resize: Callable[[], None] | None = None) -> None:
+    def forward_to(
+        self,
+        box: Box,
+        *,
+        give_up: Callable[[], None],
+        resize: Callable[[], None] | None = None,
+        is_up: Callable[[], bool] = lambda: True,
+    ) -> None:
         """From now on hand every signal, those that came during the start included, to ``box``.
 
         :param give_up: called when the killing signal does not reach the box, because its engine does not answer.
         :param resize: called when the terminal's size changes.
+        :param is_up: says whether the box, started this moment, would get a signal; asked again for ``HOLD_SECONDS``.
         """
         if resize is not None:
             self._catch(signal.SIGWINCH)
         self._thread = threading.Thread(
-            target=self._forward, args=(box, give_up, resize), name="reprobox-signals", daemon=True
+            target=self._forward, args=(box, give_up, resize, is_up), name="reprobox-signals", daemon=True
         )
         self._thread.start()
 
@@ -74,13 +91,22 @@ class Interrupts:
             self._first = number
         self._queue.put(number)
 
-    def _forward(self, box: Box, give_up: Callable[[], None], resize: Callable[[], None] | None) -> None:
+    def _forward(
+        self,
+        box: Box,
+        give_up: Callable[[], None],
+        resize: Callable[[], None] | None,
+        is_up: Callable[[], bool],
+    ) -> None:
         count = 0
+        held_until = time.monotonic() + HOLD_SECONDS
         while (number := self._queue.get()) is not None:
             if number == signal.SIGWINCH:
                 if resize is not None:
                     resize()
                 continue
+            while time.monotonic() < held_until and not is_up() and not self._over.wait(0.01):
+                pass
             count += number in FORWARDED
             name = signal.Signals(number).name
             last = count >= KILL_AT
@@ -111,6 +137,7 @@ class Interrupts:
         traceback: TracebackType | None,
     ) -> None:
         if self._thread is not None:
+            self._over.set()
             self._queue.put(None)
             self._thread.join(timeout=5)
         for number, handler in self._previous.items():

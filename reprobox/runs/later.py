@@ -30,6 +30,9 @@ NOBODY_SAW_THE_END = "nobody saw the command's end"
 FOLLOW_SECONDS = 0.1
 STOP_SECONDS = 10
 
+REMOVAL_SECONDS = 3
+"""How long a box that somebody removes may still be listed by its engine."""
+
 
 def unfinished(record: RunRecord, manifest: dict[str, Any]) -> bool:
     """Say whether the run's end is not on record: it still runs, or whoever minded it was killed or lost its engine."""
@@ -75,7 +78,8 @@ def attach(record: RunRecord, interrupts: Interrupts, say: Callable[[str], None]
     :raises RecordError: when the run is over, or its engine has no box to attach to.
     """
     manifest = complete_if_over(record, record.manifest(), say)
-    box = _engine_of(manifest).find(record.id) if unfinished(record, manifest) else None
+    engine = _engine_of(manifest)
+    box = engine.find(record.id) if unfinished(record, manifest) else None
     if box is None or not box.running:
         raise RecordError(
             f"run {record.id} has no running box to attach to", remedy=f"see `reprobox runs logs {record.id}`"
@@ -94,8 +98,9 @@ def attach(record: RunRecord, interrupts: Interrupts, say: Callable[[str], None]
             box.resize(*terminal.size())
 
     console = Output()
-    box.attach()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_unless_removed(engine, record))
+        box.attach()
         resize()
         if options.get("stdin"):
             stack.enter_context(terminal or contextlib.nullcontext())
@@ -192,21 +197,30 @@ def _take_over(
     say: Callable[[str], None],
 ) -> None:
     engine = _engine_of(manifest)
-    box = engine.find(record.id)
+    seen_to_the_end = False
+    if (box := engine.find(record.id)) is not None:
+        with _unless_removed(engine, record), box:
+            _stay_with(box, record, manifest, write, say)
+            seen_to_the_end = True
+    if not seen_to_the_end:
+        _give_up(record, manifest, "reprobox was killed while it minded this run, and nobody saw the command's end")
+    record.write(manifest)
+
+
+@contextlib.contextmanager
+def _unless_removed(engine: Engine, record: RunRecord) -> Iterator[None]:
+    """Leave the block without an error where it failed because somebody removes the run's box in this moment."""
     try:
-        if box is not None:
-            with box:
-                _stay_with(box, record, manifest, write, say)
+        yield
     except EngineUnavailable:
         raise
     except EngineError:
-        # Somebody removed it in this moment; any other failure is worth telling.
-        if engine.find(record.id) is not None:
-            raise
-        box = None
-    if box is None:
-        _give_up(record, manifest, "reprobox was killed while it minded this run, and nobody saw the command's end")
-    record.write(manifest)
+        # A box is listed until its files are gone as well; any other failure is worth telling.
+        deadline = time.monotonic() + REMOVAL_SECONDS
+        while engine.find(record.id) is not None:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def _stay_with(

@@ -14,7 +14,7 @@ import pytest
 from reprobox.cli.app import run_app
 from reprobox.engines import EngineName, Exit, ImageInfo
 from reprobox.engines.fake import FakeBox, FakeEngine, Script
-from reprobox.errors import EngineUnavailable, RecordError
+from reprobox.errors import EngineError, EngineUnavailable, RecordError
 from reprobox.gpus import Inventory
 from reprobox.project import Project
 from reprobox.recipe import Recipe
@@ -252,6 +252,49 @@ def test_a_box_that_is_gone_is_a_run_that_is_lost(project, capfd):
     assert listed(capfd)[record.id]["outcome"] == "lost"
     assert run_app(["runs", "wait"]) == 125
     assert capfd.readouterr() == ("", f"reprobox: {record.manifest()['message']}\n")
+
+
+class VanishingBox(EndedBox):
+    """A running box that somebody removes at the first word about it; the engine lists it for a few questions more."""
+
+    def __init__(self, project, record, *, listed=2):
+        super().__init__(running=True)
+        project.engine.found = self.found = _Listed({record.id: self}, listed)
+
+    def _vanish(self, *_ignored):
+        self.found.vanishing = True
+        raise EngineError("look at the box: no such container")
+
+    attach = catch_up = _vanish
+
+
+class _Listed(dict):
+    def __init__(self, boxes, listed):
+        super().__init__(boxes)
+        self.vanishing, self.listed = False, listed
+
+    def get(self, key, default=None):
+        self.listed -= self.vanishing
+        return super().get(key, default) if self.listed > 0 else default
+
+
+@pytest.mark.parametrize("verb", ["attach", "wait"])
+def test_a_box_that_is_removed_in_this_moment_is_a_run_that_is_lost(project, capfd, verb):
+    record = project.run(ended=False)
+    VanishingBox(project, record)
+    assert run_app(["runs", verb]) == 125
+    assert record.manifest()["outcome"] == "lost"
+    assert record.manifest()["end"]
+    assert capfd.readouterr().err == f"reprobox: {record.manifest()['message']}\n"
+
+
+def test_a_failure_of_a_box_that_stays_is_told(project, capfd, monkeypatch):
+    monkeypatch.setattr(later, "REMOVAL_SECONDS", 0.2)
+    record = project.run(ended=False)
+    VanishingBox(project, record, listed=1 << 30)
+    assert run_app(["runs", "wait"]) == 125
+    assert record.manifest()["end"] is None
+    assert capfd.readouterr().err == "reprobox: look at the box: no such container\n"
 
 
 def test_a_box_that_was_never_started_is_a_failure_and_is_removed(project, capfd):
