@@ -23,6 +23,7 @@ TARGETS = {
     "multiprocessing.pool": "children",
     "multiprocessing.process": "children",
     "concurrent.futures.process": "children",
+    "IPython.core.tips": "notebook",
 }
 """The modules after whose import there is something to do, and which module of ours does it."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from dataclasses import replace
 
 import pytest
 from support.cli import Cli
@@ -14,6 +15,7 @@ from support.reach import (
     ENTROPY_LINES,
     ENTROPY_ROW,
     GROUP_ROW,
+    KERNEL_ROW,
     LOADER_ROW,
     METHODS,
     PROCESS_ROWS,
@@ -79,6 +81,12 @@ def test_no_process_of_a_row_escapes(reach, engine, row):
     assert outcome.receipt["escaped"] == []
     assert outcome.receipt["processes"] >= 1
     assert outcome.line.endswith("; nothing escaped")
+
+
+@on(*BOTH)
+def test_a_notebook_draws_the_same_however_often_its_client_asks_for_the_kernel(reach, engine):
+    impatient = replace(KERNEL_ROW, name="an impatient client", command=(*KERNEL_ROW.command[:-1], "3"))
+    assert reach.outcome(impatient, engine).first == reach.outcome(KERNEL_ROW, engine).first
 
 
 # --- ranks ----------------------------------------------------------------------------------------------------------

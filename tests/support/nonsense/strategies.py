@@ -10,6 +10,7 @@ from support.nonsense.values import (
     BAD,
     BUILD,
     ENVIRONMENT,
+    GPUS_OF_A_MACHINE,
     JUNK,
     MANY,
     NAMES,
@@ -58,7 +59,8 @@ def option(draw, wild):
     if VALID[name] and (not wild or kind < 12):
         text, bad = one(draw, VALID[name]), False
     elif kind < 16 or not VALID[name]:
-        text, bad = one(draw, BAD[name]), True
+        text = one(draw, BAD[name])
+        bad = None if text in GPUS_OF_A_MACHINE else True
     else:
         text, bad = mutated(draw, VALID[name]), None
     typed = one(draw, NAMES[name])

@@ -64,13 +64,16 @@ VALID = {
 }  # fmt: skip
 """For each option with a value: what it must take."""
 
+GPUS_OF_A_MACHINE = ["auto", "auto:2,mem=1G", "0,1", "GPU-aa,GPU-bb"]
+"""Bad only on a machine that has no GPU."""
+
 BAD = {
     "seed": ["", "-1", "4294967296", "1.0", NINES, "١", "0x1"],
     "profile": ["", "strickt", "STRICT"],
     "threads": ["0", "1025", NINES],
     "rank_seeds": ["sane"],
     "self_test": ["on", "never"],
-    "gpus": ["", "some", "0,0", "-1", "²", NINES, "auto", "auto:2,mem=1G", "0,1", "GPU-aa,GPU-bb", "auto:0", "auto:-1", "auto:2,mem=", "auto,mem=x", "MIG-", "device="],
+    "gpus": [*GPUS_OF_A_MACHINE, "", "some", "0,0", "-1", "²", NINES, "auto:0", "auto:-1", "auto:2,mem=", "auto,mem=x", "MIG-", "device="],
     "engine": ["moby", ""],
     "image": ["", "-rm", "a b", "Img:1", "no:such", "foreign:1", "old:0", "new:9", "words:x", "x" * 100_000],
     "require_signed": ["", "no-such.pub", "train.py"],

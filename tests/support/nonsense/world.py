@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass, field
@@ -337,6 +338,9 @@ class Workplace:
         patch.setattr(reprobox.cli.run, "in_background", lambda work: work(lambda: None))
         # A doctor looks at the machine itself, and ends with 1 where that is not well.
         patch.setattr(reprobox.doctor, "CHECKS", ())
+        # pip, uv and docker's own client are there and fail, as they do without a network.
+        failed = functools.partial(subprocess.CompletedProcess, returncode=1, stdout="", stderr="error: no network")
+        patch.setattr(subprocess, "run", lambda command, **_options: failed(command))
         # The fake runs nothing, and so has nothing to prove.
         patch.setattr(reprobox.selftest.proof, "carry_out", lambda *_subject, **_options: None)
 
