@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from reprobox.box.selftest import canary, collective, measure, runner
-from reprobox.box.selftest.cases import CASES, Bench, Case
+from reprobox.box.selftest.case import Bench, Case
+from reprobox.box.selftest.cases.table import CASES
 from reprobox.recipe import Profile
 
 pytestmark = [pytest.mark.torch, pytest.mark.local]

@@ -36,7 +36,7 @@ def planted(tmp_path, text):
     path.write_text(
         "import os, sys, torch\n"
         "from reprobox.box.selftest import measure, runner\n"
-        "from reprobox.box.selftest.cases import Case\n"
+        "from reprobox.box.selftest.case import Case\n"
         "runner.LAUNCHER = __file__\n"
         f"{text}\n"
         "raise SystemExit(runner.main())\n"

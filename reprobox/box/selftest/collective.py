@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from reprobox.box.selftest.cases import SEED, Bench, Case
+from reprobox.box.selftest.case import SEED, Bench, Case
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -24,7 +24,8 @@ import torch
 from reprobox.box import seeding
 from reprobox.box.selftest import collective
 from reprobox.box.selftest.canary import missed_canaries
-from reprobox.box.selftest.cases import CASES, Bench, Case
+from reprobox.box.selftest.case import Bench, Case
+from reprobox.box.selftest.cases.table import CASES
 from reprobox.box.selftest.knobs import read_knobs
 from reprobox.box.selftest.measure import Measured, measure
 from reprobox.recipe import RANK_VARIABLES, BoxSettings, Profile, Recipe
