@@ -162,8 +162,7 @@ def steady(bench):
 
 
 def result_of(run, name="planted", second=None, repeat=3):
-    result = runner.Result(case=Case(name=name, run=run), device=CPU)
-    runner._run(result, repeat)
+    result = runner._run(Case(name=name, run=run), CPU, repeat)
     if second is None:
         second = {result.key: result.digests[0]} if result.digests else {}
     runner._compare([result], second)

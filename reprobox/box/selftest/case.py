@@ -13,7 +13,7 @@ from torch import nn
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["SEED", "Bench", "Case", "Tensors"]
+__all__ = ["SEED", "Bench", "Case", "Description", "Tensors"]
 
 SEED = 20200220
 """The cases' own seed: a certificate does not depend on the run's."""
@@ -58,18 +58,14 @@ class Bench:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
-    """One line of the self-test.
+class Description:
+    """What a result is called, and how it is to be read.
 
-    ``start`` puts it into the tier that runs before a command. ``only`` names the one kind of device it is for.
     ``ill_conditioned`` marks results that rounding alone decides: two machines that are close elsewhere may differ here.
     """
 
     name: str
-    run: Callable[[Bench], Sequence[torch.Tensor]]
     dtype: torch.dtype = torch.float32
-    start: bool = False
-    only: Where | None = None
     ill_conditioned: bool = False
 
     @property
@@ -81,6 +77,18 @@ class Case:
     def id(self) -> str:
         """Name and dtype: what ``--cases`` and a certificate call it."""
         return f"{self.name}[{self.dtype_name}]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case(Description):
+    """One line of the self-test: what one process computes on one device.
+
+    ``start`` puts it into the tier that runs before a command. ``only`` names the one kind of device it is for.
+    """
+
+    run: Callable[[Bench], Sequence[torch.Tensor]]
+    start: bool = False
+    only: Where | None = None
 
     def compute(self, device: torch.device) -> Sequence[torch.Tensor]:
         """Run the case once, every generator at :data:`SEED`."""
