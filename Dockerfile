@@ -26,7 +26,7 @@ RUN /bin/sh /tmp/make-venv.sh /tmp/${VARIANT}.txt /tmp/wheels ${PYTHON}
 # Apart from the environment, so that a change to the box does not install torch again.
 FROM base AS box
 LABEL reprobox.stage=box
-COPY reprobox/__init__.py reprobox/errors.py reprobox/recipe.py /opt/reprobox/lib/reprobox/
+COPY reprobox/__init__.py reprobox/errors.py reprobox/knobs.py reprobox/recipe.py /opt/reprobox/lib/reprobox/
 COPY reprobox/box/ /opt/reprobox/lib/reprobox/box/
 COPY docker/entrypoint /opt/reprobox/entrypoint
 RUN chmod 0755 /opt/reprobox/entrypoint \
@@ -46,7 +46,7 @@ RUN /bin/sh /opt/reprobox/install-hook.sh \
  && { grep -q '^[^:]*:[^:]*:1000:' /etc/passwd || echo 'box:x:1000:1000:box:/home/box:/bin/bash' >> /etc/passwd; } \
  && install -d -m 1777 -o 1000 -g 1000 /home/box /workspace
 
-# The strict profile with seed 0 and 4 threads: the constants of reprobox/recipe.py, and a test holds the two together.
+# The strict profile with seed 0 and 4 threads: IMAGE_ENVIRONMENT of reprobox/knobs.py, and a test holds the two together.
 # The entrypoint replaces what the seed and the profile of a run say otherwise.
 ENV PYTHONHASHSEED=0 \
     CUBLAS_WORKSPACE_CONFIG=:4096:8 \

@@ -19,8 +19,9 @@ import sys
 from pathlib import Path
 
 from reprobox import errors
+from reprobox.knobs import KNOBS, Knob
 from reprobox.project_file import PROJECT_KEYS
-from reprobox.recipe import KNOBS, Knob, Profile
+from reprobox.recipe import Profile
 from reprobox.runs.refused_flags import REFUSED
 
 REFERENCE = Path(__file__).resolve().parent / "reference"

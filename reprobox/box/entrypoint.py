@@ -25,9 +25,8 @@ from reprobox.errors import (
     ReproboxError,
     SelfTestError,
 )
+from reprobox.knobs import IMAGE_ENVIRONMENT, KNOBS
 from reprobox.recipe import (
-    IMAGE_ENVIRONMENT,
-    KNOBS,
     BoxSettings,
     Profile,
     Recipe,

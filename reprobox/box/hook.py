@@ -184,7 +184,7 @@ def _watch_entropy():
 
     def urandom(size):
         try:
-            load("watch").note_entropy()
+            load("watch_random").note_entropy()
         except Exception as error:
             report_failure("a draw of entropy is not listed", error)
         return original(size)

@@ -81,11 +81,10 @@ def apply(name, module, recipe):
         return
     receipt = hook.load("receipt")
     watch = hook.load("watch")
-    match_watch = {"random": watch.watch_random, "numpy": watch.watch_numpy, "torch": watch.watch_torch}
     if generator == "torch":
         set_flags(module, recipe)
     receipt.seeded(generator, seed, process_rank(recipe))
-    match_watch[generator](module, recipe)
+    hook.load("watch_" + generator).apply(module, recipe)
     if generator not in _at_fork:
         # Registered after the library's own: CPython's random takes new entropy in every forked child.
         _at_fork[generator] = None

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reprobox.cli.console import table_console
+from reprobox.knobs import KNOBS
 from reprobox.project import Project
-from reprobox.recipe import KNOBS, Recipe
+from reprobox.recipe import Recipe
 from reprobox.settings import Settings, switch_text
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ NORMALISER: Final = 1
 """Version of the canonical form of an image; a change of it changes every image id, so it is part of the input digest."""
 
 _PACKAGE: Final = Path(__file__).resolve().parent.parent
-_BOX_MODULES: Final = ("__init__.py", "errors.py", "recipe.py")
+_BOX_MODULES: Final = ("__init__.py", "errors.py", "knobs.py", "recipe.py")
 _LOCKS: Final = "docker/locks"
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from reprobox.engines import GPUS_LABEL, RUN_LABEL, BoxOptions, BoxSpec, EngineName, ImageInfo, Mount
 from reprobox.errors import ImageNotFound, UsageError
 from reprobox.host import user_name
+from reprobox.knobs import environment_of
 from reprobox.project import WORKSPACE, Project
 from reprobox.recipe import Profile, Recipe, SelfTest, draw_seed, world_size
 from reprobox.runs.mounts import BOX_HOME
@@ -111,7 +112,7 @@ class RunPlan:
             "command": redacted_words(box.command, self.request.secrets.values()),
             "directory": box.directory,
             "recipe": self.recipe.to_json(),
-            "environment_knobs": self.recipe.environment(),
+            "environment_knobs": environment_of(self.recipe),
             "user": box.user,
             "mounts": [
                 {"source": m.source, "target": m.target, "read_only": m.read_only, "kind": m.kind} for m in box.mounts

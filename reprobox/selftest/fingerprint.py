@@ -81,7 +81,7 @@ def _local_python(environment: Mapping[str, str | None]) -> dict[str, Any]:
     """Return which Python a command would find on this machine, what is installed for it, and which cases there are."""
     found = shutil.which("python") or shutil.which("python3") or ""
     names = [path.name for folder in _libraries(Path(found)) for path in sorted(folder.glob("*.dist-info"))]
-    cases = b"".join(path.read_bytes() for path in sorted(Path(reprobox.box.selftest.__file__).parent.glob("*.py")))
+    cases = b"".join(path.read_bytes() for path in sorted(Path(reprobox.box.selftest.__file__).parent.rglob("*.py")))
     return {
         "python": str(Path(found).resolve()),
         "packages": hashlib.sha256("\n".join(names).encode()).hexdigest(),

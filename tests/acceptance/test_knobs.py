@@ -7,7 +7,8 @@ import json
 import pytest
 from support.cli import Cli
 
-from reprobox.recipe import KNOBS, Profile, Recipe
+from reprobox.knobs import KNOBS
+from reprobox.recipe import Profile, Recipe
 
 ENGINES = [pytest.param("docker", marks=pytest.mark.engine), pytest.param("local", marks=pytest.mark.local)]
 SEED = 42

@@ -167,7 +167,7 @@ def planted(docker_client, image, tmp_path_factory):
     """Our image with one more case in it, whose result is another each time."""
     folder = tmp_path_factory.mktemp("planted")
     (folder / "case").write_text(PLANTED)
-    cases = "/opt/reprobox/lib/reprobox/box/selftest/cases.py"
+    cases = "/opt/reprobox/lib/reprobox/box/selftest/cases/table.py"
     (folder / "Dockerfile").write_text(
         f"FROM {image}\nUSER root\nCOPY case /tmp/case\nRUN cat /tmp/case >> {cases}; rm -r {cases.rpartition('/')[0]}/__pycache__\n"
     )

@@ -19,6 +19,7 @@ def draw(seed: str) -> str:
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
     import reprobox.errors
+    import reprobox.knobs
     import reprobox.recipe
 
     assert reprobox.recipe.BoxSettings.parse({"REPROBOX_SEED": "7"}).recipe.seed == 7

@@ -266,7 +266,7 @@ FAULTS = (
     "receipt.write",
     "receipt.start",
     "watch.fresh_bits",
-    "watch.flags",
+    "watch_flags.flags",
     "seeding.derive",
 )
 
@@ -279,7 +279,7 @@ def test_a_failure_inside_the_hook_at_any_moment_never_breaks_the_program_and_is
     done = local.run("python", "use.py")
     assert done.stdout == "child\n[1, 2]\n[1, 2]\n"
     assert "ZeroDivisionError: injected" in done.stderr
-    if fault in ("receipt.caller", "watch.fresh_bits", "watch.flags", "seeding.derive"):
+    if fault in ("receipt.caller", "watch.fresh_bits", "watch_flags.flags", "seeding.derive"):
         assert local.manifest()["receipt"]["events"]["failure"]
         assert "inside the hook" in last_line(done)
 

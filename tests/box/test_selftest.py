@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from reprobox.box.selftest import canary, collective, measure, runner
-from reprobox.box.selftest.cases import CASES, Bench, Case
+from reprobox.box.selftest.case import Bench, Case
+from reprobox.box.selftest.cases.table import CASES
 from reprobox.recipe import Profile
 
 pytestmark = [pytest.mark.torch, pytest.mark.local]
@@ -161,8 +162,7 @@ def steady(bench):
 
 
 def result_of(run, name="planted", second=None, repeat=3):
-    result = runner.Result(case=Case(name=name, run=run), device=CPU)
-    runner._run(result, repeat)
+    result = runner._run(Case(name=name, run=run), CPU, repeat)
     if second is None:
         second = {result.key: result.digests[0]} if result.digests else {}
     runner._compare([result], second)

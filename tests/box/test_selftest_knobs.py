@@ -14,7 +14,8 @@ from support.cli import ROOT, clean_environment
 from reprobox.box.entrypoint import box_environment
 from reprobox.box.selftest import runner
 from reprobox.box.selftest.knobs import hash_under_seed
-from reprobox.recipe import KNOBS, Recipe
+from reprobox.knobs import KNOBS
+from reprobox.recipe import Recipe
 
 pytestmark = [pytest.mark.torch, pytest.mark.local]
 RECIPE = Recipe(seed=42, portable=True)
@@ -35,7 +36,7 @@ def planted(tmp_path, text):
     path.write_text(
         "import os, sys, torch\n"
         "from reprobox.box.selftest import measure, runner\n"
-        "from reprobox.box.selftest.cases import Case\n"
+        "from reprobox.box.selftest.case import Case\n"
         "runner.LAUNCHER = __file__\n"
         f"{text}\n"
         "raise SystemExit(runner.main())\n"
@@ -119,7 +120,8 @@ import json, os, random
 import numpy as np
 import torch
 from reprobox.box.selftest.knobs import read_knobs
-from reprobox.recipe import BoxSettings, KNOBS
+from reprobox.knobs import KNOBS
+from reprobox.recipe import BoxSettings
 recipe = BoxSettings.parse(os.environ).recipe
 def off(environment=os.environ):
     return {k.name: [k.found, k.verdict] for k in read_knobs(torch, recipe, 42, environment) if k.verdict != "in force"}
@@ -193,11 +195,12 @@ def test_a_knob_set_half_or_otherwise_is_caught(sabotaged):
 AT_START = """
 import json, os, torch
 from reprobox.box.selftest.knobs import read_knobs
+from reprobox.knobs import environment_of
 from reprobox.recipe import BoxSettings
 recipe = BoxSettings.parse(os.environ).recipe
-said = {k: v for k, v in os.environ.items() if k in recipe.environment()}
+said = {k: v for k, v in os.environ.items() if k in environment_of(recipe)}
 if "PRETEND" in os.environ:
-    said = recipe.environment()
+    said = environment_of(recipe)
 readings = read_knobs(torch, recipe, 42, said)
 print(json.dumps({k.name: [k.found, k.verdict] for k in readings if k.verdict != "in force"}))
 """

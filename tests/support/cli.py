@@ -11,7 +11,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from reprobox.recipe import IMAGE_ENVIRONMENT
+from reprobox.knobs import IMAGE_ENVIRONMENT
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from reprobox.box import selftest
 from reprobox.engines import ImageInfo
 from reprobox.errors import CertificateError
 from reprobox.gpus import Gpu
@@ -135,6 +138,16 @@ def test_the_local_fingerprint_follows_the_python_its_packages_and_its_libraries
     assert is_certain(two)
     assert is_certain(made_on())
     assert not is_certain(python("three", "numpy-2.0")), "a torch that is not found may change unseen"
+
+
+@pytest.mark.parametrize("name", ["runner.py", "cases/table.py", "cases/scatter_gather.py"])
+def test_the_local_fingerprint_follows_the_self_tests_own_code(tmp_path, monkeypatch, name):
+    copy = shutil.copytree(Path(selftest.__file__).parent, tmp_path / "selftest")
+    monkeypatch.setattr(selftest, "__file__", str(copy / "__init__.py"))
+    before = made_on(image=None)
+    assert made_on(image=None) == before
+    (copy / name).write_text((copy / name).read_text() + "# changed\n")
+    assert made_on(image=None) != before
 
 
 def test_full_satisfies_start_and_start_does_not_satisfy_full():

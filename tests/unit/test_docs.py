@@ -17,8 +17,9 @@ from reprobox.engines import EngineInfo, EngineName
 from reprobox.gpus import Gpu, GpuProcess, Inventory, MigInstance
 from reprobox.gpus.claims import Holder
 from reprobox.images import BuildResult
+from reprobox.knobs import KNOBS
 from reprobox.project import Project
-from reprobox.recipe import KNOBS, VARIABLES, Recipe
+from reprobox.recipe import VARIABLES, Recipe
 from reprobox.runs.gpu_overview import Overview
 from reprobox.runs.manifest import first_manifest
 from reprobox.runs.plan import RunRequest, make_plan

@@ -10,7 +10,8 @@ from reprobox.box import entrypoint
 from reprobox.box.entrypoint import RECIPE_VARIABLE, box_environment
 from reprobox.box.hook import VARIABLE, read_recipe
 from reprobox.errors import RecipeError
-from reprobox.recipe import IMAGE_ENVIRONMENT, Profile, Recipe
+from reprobox.knobs import IMAGE_ENVIRONMENT
+from reprobox.recipe import Profile, Recipe
 
 STRICT = Recipe(seed=42)
 

@@ -21,6 +21,7 @@ def package(tmp_path):
         "docker/.hidden": "",
         "reprobox/__init__.py": "",
         "reprobox/errors.py": "",
+        "reprobox/knobs.py": "",
         "reprobox/recipe.py": "",
         "reprobox/settings.py": "",
         "reprobox/box/__init__.py": "",
@@ -49,6 +50,7 @@ def test_the_context_holds_what_the_dockerfile_copies_and_this_variants_lock_onl
         "reprobox/box/__init__.py",
         "reprobox/box/site/sitecustomize.py",
         "reprobox/errors.py",
+        "reprobox/knobs.py",
         "reprobox/recipe.py",
     ]
 
@@ -57,7 +59,7 @@ def test_the_context_holds_what_the_dockerfile_copies_and_this_variants_lock_onl
     "name",
     [
         "Dockerfile", "docker/entrypoint", "docker/locks/cpu.txt", "reprobox/__init__.py", "reprobox/errors.py",
-        "reprobox/recipe.py", "reprobox/box/__init__.py", "reprobox/box/site/sitecustomize.py",
+        "reprobox/knobs.py", "reprobox/recipe.py", "reprobox/box/__init__.py", "reprobox/box/site/sitecustomize.py",
         "docker/new", "reprobox/box/new.py", "docker/locks/base.txt",
     ],
 )  # fmt: skip

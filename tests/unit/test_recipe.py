@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from reprobox.errors import RecipeError
+from reprobox.knobs import IMAGE_ENVIRONMENT, KNOBS, environment_of
 from reprobox.recipe import (
-    IMAGE_ENVIRONMENT,
-    KNOBS,
     MAX_SEED,
     RANK_VARIABLES,
     VARIABLES,
@@ -133,7 +132,7 @@ def test_the_world_size_a_launcher_announces(environment, size):
 
 
 def test_off_touches_nothing():
-    assert Recipe(seed=1, profile=Profile.OFF, portable=True).environment() == {}
+    assert environment_of(Recipe(seed=1, profile=Profile.OFF, portable=True)) == {}
     assert all(knob.value(Recipe(seed=1, profile=Profile.OFF)) is None for knob in KNOBS)
 
 
@@ -146,7 +145,7 @@ def test_fast_seeds_everything_and_constrains_no_algorithm():
 
 
 def test_portable_pins_the_instruction_set_and_nothing_else():
-    plain, portable = Recipe(seed=1).environment(), Recipe(seed=1, portable=True).environment()
+    plain, portable = environment_of(Recipe(seed=1)), environment_of(Recipe(seed=1, portable=True))
     assert portable.keys() - plain.keys() == {"ATEN_CPU_CAPABILITY", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA"}
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from reprobox.box.selftest.cases import SEED, Bench, Case
+from reprobox.box.selftest.case import SEED, Bench, Description
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,11 +23,8 @@ SIZES = (1, 1001, 300_007)
 PATIENCE_SECONDS = 120
 
 
-def _no_run(bench: Bench) -> list[torch.Tensor]:
-    raise NotImplementedError(bench)  # it takes several processes: all_reduce
-
-
-CASE = Case(name="all-reduce", run=_no_run)
+CASE = Description(name="all-reduce")
+"""What the all-reduce is called. It takes several processes (:func:`all_reduce`), so it is no line of the table."""
 
 
 def all_reduce(devices: Sequence[torch.device], launcher: str) -> list[list[torch.Tensor]]:

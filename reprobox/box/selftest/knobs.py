@@ -8,12 +8,13 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from reprobox.recipe import IMAGE_ENVIRONMENT, KNOBS
+from reprobox.knobs import IMAGE_ENVIRONMENT, KNOBS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from reprobox.recipe import Knob, Recipe
+    from reprobox.knobs import Knob
+    from reprobox.recipe import Recipe
 
 __all__ = ["KnobReading", "hash_under_seed", "read_knobs"]
 

@@ -24,7 +24,8 @@ import torch
 from reprobox.box import seeding
 from reprobox.box.selftest import collective
 from reprobox.box.selftest.canary import missed_canaries
-from reprobox.box.selftest.cases import CASES, Bench, Case
+from reprobox.box.selftest.case import Bench, Case, Description
+from reprobox.box.selftest.cases.table import CASES
 from reprobox.box.selftest.knobs import read_knobs
 from reprobox.box.selftest.measure import Measured, measure
 from reprobox.recipe import RANK_VARIABLES, BoxSettings, Profile, Recipe
@@ -48,9 +49,9 @@ NOT_AVAILABLE = ("not implemented for", "No available kernel", "No viable backen
 
 @dataclass
 class Result:
-    """What is known of one case on one device so far."""
+    """What is known of one case on one device."""
 
-    case: Case
+    case: Description
     device: torch.device
     measured: Measured | None = None
     verdict: str = "same"
@@ -61,7 +62,7 @@ class Result:
 
     @property
     def key(self) -> str:
-        return f"{self.case.id} {self.device}"
+        return _key(self.case, self.device)
 
     def to_json(self) -> dict[str, Any]:
         document: dict[str, Any] = {
@@ -87,16 +88,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     document = _reserved_stdout()
     knobs = [] if options.second else read_knobs(torch, settings.recipe, _own_seed(settings.recipe))
     devices = [torch.device(f"cuda:{i}") for i in range(torch.cuda.device_count())] or [torch.device("cpu")]
-    chosen = [Result(case=case, device=device) for device in devices for case in _choose(options, device.type)]
+    chosen = [(case, device) for device in devices for case in _choose(options, device.type)]
     if options.second:
         return _second(chosen, document)
     with _second_process(argv) as second:
-        for result in _progress(chosen, quiet=options.quiet):
-            _run(result, options.repeat)
-        if options.tier == "full" and _is_chosen(collective.CASE, options):
-            chosen.append(_all_reduce(devices))
-        _compare(chosen, second())
-    found = _document(chosen, [knob.to_json() for knob in knobs], devices, settings.recipe.profile, options)
+        results = [_run(case, device, options.repeat) for case, device in _progress(chosen, quiet=options.quiet)]
+        reduced = [_all_reduce(devices)] if options.tier == "full" and _is_chosen(collective.CASE, options) else []
+        _compare(results, second())
+    knobs_found = [knob.to_json() for knob in knobs]
+    found = _document([*results, *reduced], knobs_found, devices, settings.recipe.profile, options)
     with document:
         json.dump(found, document)
     return 0 if found["passed"] else 1
@@ -139,7 +139,7 @@ def _patterns(options: argparse.Namespace) -> list[str]:
     return [pattern for text in options.cases.split(",") if (pattern := text.strip())]
 
 
-def _is_chosen(case: Case, options: argparse.Namespace) -> bool:
+def _is_chosen(case: Description, options: argparse.Namespace) -> bool:
     patterns = _patterns(options)
     return not patterns or any(_matches(case.name, case.id, pattern) for pattern in patterns)
 
@@ -150,22 +150,29 @@ def _matches(name: str, full_name: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(full_name, pattern)
 
 
-def _run(result: Result, repeat: int) -> None:
-    """Compute a case ``repeat`` times, with other memory in use each time."""
+def _key(case: Description, device: torch.device) -> str:
+    """Return what the two processes, progress and failures call ``case`` on ``device``."""
+    return f"{case.id} {device}"
+
+
+def _run(case: Case, device: torch.device, repeat: int) -> Result:
+    """Compute ``case`` ``repeat`` times, with other memory in use each time."""
+    result = Result(case=case, device=device)
     began = time.perf_counter()
     litter = []
     try:
         for number in range(repeat):
             with warnings.catch_warnings(record=True) as said:
                 warnings.simplefilter("always")
-                measured = measure(result.case.compute(result.device))
+                measured = measure(case.compute(device))
             result.alerted = result.alerted or any(NO_DETERMINISTIC_KERNEL in str(w.message) for w in said)
             result.measured = result.measured or measured
             result.digests.append(measured.digest)
-            litter.append(torch.full((12_345 * (number + 1),), float("nan"), device=result.device))
+            litter.append(torch.full((12_345 * (number + 1),), float("nan"), device=device))
     except Exception as error:
         _note_error(result, error)
     result.ms = (time.perf_counter() - began) * 1000
+    return result
 
 
 def _note_error(result: Result, error: Exception) -> None:
@@ -177,8 +184,9 @@ def _note_error(result: Result, error: Exception) -> None:
 
 
 def _compare(results: Sequence[Result], second: dict[str, str]) -> None:
+    """Hold each result against its repeats, and against the digest that the ``second`` process found for its key."""
     for result in results:
-        if result.verdict != "same" or result.case is collective.CASE:
+        if result.verdict != "same":
             continue
         other = second.get(result.key)
         if len(set(result.digests)) > 1:
@@ -211,12 +219,13 @@ def _second_process(argv: Sequence[str] | None) -> Iterator[Any]:
             process.wait()
 
 
-def _second(results: Sequence[Result], document: TextIO) -> int:
-    with _burning(max(0, len(os.sched_getaffinity(0)) - 1) if len(results) > 20 else 0):
-        for result in reversed(results):
-            poison = torch.full((POISON_BYTES // 4,), float("nan"), device=result.device)
+def _second(chosen: Sequence[tuple[Case, torch.device]], document: TextIO) -> int:
+    results = []
+    with _burning(max(0, len(os.sched_getaffinity(0)) - 1) if len(chosen) > 20 else 0):
+        for case, device in reversed(chosen):
+            poison = torch.full((POISON_BYTES // 4,), float("nan"), device=device)
             del poison  # what the case allocates next has held this
-            _run(result, 1)
+            results.append(_run(case, device, 1))
     with document:
         json.dump({result.key: result.digests[0] for result in results if result.digests}, document)
     return 0
@@ -250,13 +259,14 @@ def _all_reduce(devices: Sequence[torch.device]) -> Result:
     return result
 
 
-def _progress(results: Sequence[Result], *, quiet: bool) -> Iterator[Result]:
-    """Yield the results one by one, and tell on stderr how far the test is: one JSON line a case."""
-    for number, result in enumerate(results):
+def _progress(chosen: Sequence[tuple[Case, torch.device]], *, quiet: bool) -> Iterator[tuple[Case, torch.device]]:
+    """Yield what was chosen one by one, and tell on stderr how far the test is: one JSON line a case."""
+    for number, (case, device) in enumerate(chosen):
         if not quiet:
-            sys.stderr.write(json.dumps({"case": result.key, "done": number, "total": len(results)}) + "\n")
+            line = {"case": _key(case, device), "done": number, "total": len(chosen)}
+            sys.stderr.write(json.dumps(line) + "\n")
             sys.stderr.flush()
-        yield result
+        yield case, device
 
 
 def _document(
