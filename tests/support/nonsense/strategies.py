@@ -133,9 +133,9 @@ def set_variables(draw, case, wild, verdicts):
         if good and not (wild and draw(st.booleans())):
             case.environment[name] = one(draw, good)
         else:
-            case.environment[name] = one(draw, wrong)
+            case.environment[name] = text = one(draw, wrong)
             setting = name.removeprefix("REPROBOX_").lower()
-            bad[name] = not (good and setting in verdicts)
+            bad[name] = not (good and setting in verdicts) and text not in GPUS_OF_A_MACHINE
     return bad.values()
 
 
