@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import shutil
 import signal
 import statistics
@@ -31,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from startup import SCHEMA, BenchmarkError, console_script, write_json
+from startup import BenchmarkError, circumstances, console_script, write_json
 
 MIB = 2**20
 READ_AT_ONCE = MIB
@@ -315,11 +314,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
     report = {
-        "schema": SCHEMA,
-        "benchmark": "run_overhead",
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpus": os.cpu_count(),
+        **circumstances("run_overhead"),
         "engine": {"client": versions["Client"]["Version"], "server": versions["Server"]["Version"]},
         "rounds": args.rounds,
         "stream_rounds": args.stream_rounds,

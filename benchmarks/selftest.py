@@ -17,7 +17,6 @@ over the rounds. Goals are shown and not asserted. Needs torch in this Python; e
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from run_overhead import in_turns, quartiles
-from startup import SCHEMA, BenchmarkError, console_script, write_json
+from startup import BenchmarkError, circumstances, console_script, write_json
 
 import reprobox.box.selftest
 from reprobox.box.entrypoint import box_environment
@@ -211,11 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"selftest: a command could not be measured: {error}", file=sys.stderr)
         return 2
     report = {
-        "schema": SCHEMA,
-        "benchmark": "selftest",
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpus": os.cpu_count(),
+        **circumstances("selftest"),
         "load": load,
         "rounds": args.rounds,
         "goals": GOALS,

@@ -111,11 +111,7 @@ def results(
 ) -> dict[str, Any]:
     baseline = timings[BASELINE]
     return {
-        "schema": SCHEMA,
-        "benchmark": "startup",
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpus": os.cpu_count(),
+        **circumstances("startup"),
         "rounds": rounds,
         "commands": [
             {
@@ -145,6 +141,17 @@ def print_table(report: Mapping[str, Any]) -> None:
         if row["heavy_imports"] is not None:
             found = ", ".join(row["heavy_imports"]) or f"none of {', '.join(HEAVY_MODULES)}"
             print(f"{row['command']} imports {found}")
+
+
+def circumstances(benchmark: str) -> dict[str, Any]:
+    """What every report begins with: which benchmark it is of, and on what machine."""
+    return {
+        "schema": SCHEMA,
+        "benchmark": benchmark,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpus": os.cpu_count(),
+    }
 
 
 def write_json(path: Path, report: Mapping[str, Any]) -> None:
