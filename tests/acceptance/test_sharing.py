@@ -16,7 +16,8 @@ from support.cli import BIN, Cli
 from support.proxy import BLOB, MANIFEST, Proxy
 from support.registry import running_registry
 
-from reprobox.images.lockfile import Inputs, Lock, LockedDeb, LockedImage, read_lock, write_lock
+from reprobox.images.lockfile import read_lock, write_lock
+from reprobox.images.lockmodel import Inputs, Lock, LockedDeb, LockedImage
 
 pytestmark = pytest.mark.engine
 
