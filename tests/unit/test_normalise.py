@@ -10,6 +10,7 @@ import tarfile
 from dataclasses import replace
 
 import pytest
+from support.entries import file, folder
 from support.said import Said
 
 from reprobox.errors import BuildError, EngineError
@@ -19,17 +20,6 @@ from reprobox.images.layers import Entry, Layer, entries_of_tar, write_layer
 from reprobox.images.normalise import Folders, rewritten, settled
 
 DATED, NEVER_CHECKED, CHECKED = (b"\xa7\r\r\n" + bytes([flags, 0, 0, 0]) + bytes(8) for flags in (0, 1, 3))
-
-
-def file(name, content=b"content", **options):
-    return Entry(
-        name=name, kind="file", mode=options.pop("mode", 0o644), size=len(content), content=lambda: io.BytesIO(content),
-        **options,
-    )  # fmt: skip
-
-
-def folder(name, mode=0o755, **options):
-    return Entry(name=name, kind="folder", mode=mode, **options)
 
 
 def on(*below):
