@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import typer
 
 from reprobox.cli.console import say, silent, table_console
+from reprobox.cli.failures import nobody_reads
 from reprobox.errors import GpuError
 from reprobox.project import settings_folder
 from reprobox.settings import Origin, Settings
@@ -101,9 +102,7 @@ def _watch(look: Callable[[], Overview], *, as_json: bool, topology: bool) -> in
     except Interrupted as error:
         return SIGNAL_BASE + error.number
     except BrokenPipeError:
-        # As for every command; typer would end the program with 1.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return SIGNAL_BASE + signal.SIGPIPE
+        return nobody_reads()  # typer would end the program with 1
 
 
 def _refuse_nothing(found: Overview, *, as_json: bool) -> None:
