@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from startup import SCHEMA, parse_args, write_json
+from reporting import SCHEMA, parse_rounds, write_json
 
 from reprobox.box.entrypoint import box_environment
 from reprobox.recipe import Recipe
@@ -88,7 +88,7 @@ def measure(program: Program, rounds: int, both: Mapping[str, Mapping[str, str]]
 
 
 def main() -> int:
-    args = parse_args()
+    args = parse_rounds("Measure the CPU time that the hook adds.")
     with tempfile.TemporaryDirectory() as run_dir:
         both = environments(run_dir)
         rows = [measure(p, max(2, round(p.rounds * args.rounds / 30)), both) for p in PROGRAMS]

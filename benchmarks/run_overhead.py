@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import shutil
 import signal
 import statistics
@@ -31,7 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from startup import SCHEMA, BenchmarkError, console_script, write_json
+from pairs import in_turns, quartiles, ratios
+from reporting import BenchmarkError, carry_out, console_script
 
 MIB = 2**20
 READ_AT_ONCE = MIB
@@ -186,22 +186,6 @@ def pass_through(argv: Sequence[str], project: Path, size: int) -> Passed:
     return Passed(seconds=seconds, cpu_seconds=usage.ru_utime + usage.ru_stime, early_peak_kib=early, peak_kib=peak)
 
 
-def in_turns(labels: Sequence[str], rounds: int) -> Iterator[str]:
-    """Every label once a round, and every other round in the opposite order."""
-    for number in range(rounds):
-        yield from labels if number % 2 == 0 else reversed(labels)
-
-
-def quartiles(values: Sequence[float]) -> list[float]:
-    """The lower quartile, the median and the upper quartile."""
-    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
-
-
-def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """The quartiles of the ratio of each pair, rounded."""
-    return [round(value, 3) for value in quartiles([a / b for a, b in zip(ours, theirs, strict=True)])]
-
-
 def measure_runs(commands: Mapping[str, Sequence[str]], project: Path, rounds: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {label: [] for label in commands}
     for label in commands:
@@ -282,44 +266,30 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_args(argv)
+def measure(args: argparse.Namespace) -> dict[str, Any]:
     script = console_script()
     reprobox = [
         *((str(script),) if script else (sys.executable, "-m", "reprobox")),
         *("run", "--engine", "docker", "--seed", "1", "--network", "none", "--quiet"),
         *(("--image", args.image) if args.image else ()),
     ]
-    try:
-        versions = json.loads(ask(["docker", "version", "--format", "{{json .}}"]))
-        with tempfile.TemporaryDirectory(prefix="reprobox-overhead-") as folder:
-            project = Path(folder) / "project"
-            project.mkdir()
-            (project / "reprobox.toml").touch()
-            box = look_at_a_box(reprobox, project, Path(folder) / "run")
-            docker = ["docker", "run", "--rm", "--init", *box.flags, "--entrypoint", ""]
-            ours = {"reprobox run": [*reprobox, "--"]}
-            capped = {"docker run, log capped at 20 MB": [*docker, *CAPPED_LOG, box.image]}
-            default = {"docker run, default log": [*docker, box.image]}
-            runs = measure_runs(ours | capped, project, args.rounds) if args.rounds else {}
-            streams = (
-                measure_streams(ours | default | capped, project, args.stream_rounds, args.mib)
-                if args.stream_rounds
-                else {}
-            )
-    except BenchmarkError as error:
-        print(f"run_overhead: {error}", file=sys.stderr)
-        return 2
-    except (OSError, subprocess.SubprocessError) as error:
-        print(f"run_overhead: a command could not be measured: {error}", file=sys.stderr)
-        return 2
-
-    report = {
-        "schema": SCHEMA,
-        "benchmark": "run_overhead",
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpus": os.cpu_count(),
+    versions = json.loads(ask(["docker", "version", "--format", "{{json .}}"]))
+    with tempfile.TemporaryDirectory(prefix="reprobox-overhead-") as folder:
+        project = Path(folder) / "project"
+        project.mkdir()
+        (project / "reprobox.toml").touch()
+        box = look_at_a_box(reprobox, project, Path(folder) / "run")
+        docker = ["docker", "run", "--rm", "--init", *box.flags, "--entrypoint", ""]
+        ours = {"reprobox run": [*reprobox, "--"]}
+        capped = {"docker run, log capped at 20 MB": [*docker, *CAPPED_LOG, box.image]}
+        default = {"docker run, default log": [*docker, box.image]}
+        runs = measure_runs(ours | capped, project, args.rounds) if args.rounds else {}
+        streams = (
+            measure_streams(ours | default | capped, project, args.stream_rounds, args.mib)
+            if args.stream_rounds
+            else {}
+        )
+    return {
         "engine": {"client": versions["Client"]["Version"], "server": versions["Server"]["Version"]},
         "rounds": args.rounds,
         "stream_rounds": args.stream_rounds,
@@ -328,10 +298,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "runs": runs,
         "streams": streams,
     }
-    print_tables(report)
-    if args.json is not None:
-        write_json(args.json, report)
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    return carry_out("run_overhead", lambda: measure(args), print_tables, args.json)
 
 
 if __name__ == "__main__":

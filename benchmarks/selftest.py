@@ -17,7 +17,6 @@ over the rounds. Goals are shown and not asserted. Needs torch in this Python; e
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -28,8 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from run_overhead import in_turns, quartiles
-from startup import SCHEMA, BenchmarkError, console_script, write_json
+from pairs import in_turns, quartiles
+from reporting import BenchmarkError, carry_out, console_script
 
 import reprobox.box.selftest
 from reprobox.box.entrypoint import box_environment
@@ -196,36 +195,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    load = [round(value, 2) for value in os.getloadavg()]
+    cold = measure_cold(args.rounds)
+    import_seconds = cold["import_torch"]["wall_s"][1]
+    engines = [name for name in args.engines.split(",") if name]
+    runs = {name: measure_runs(name, args.image, args.run_rounds, import_seconds) for name in engines}
+    return {"load": load, "rounds": args.rounds, "goals": GOALS, "cold": cold, "runs": runs}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    load = [round(value, 2) for value in os.getloadavg()]
-    try:
-        cold = measure_cold(args.rounds)
-        import_seconds = cold["import_torch"]["wall_s"][1]
-        engines = [name for name in args.engines.split(",") if name]
-        runs = {name: measure_runs(name, args.image, args.run_rounds, import_seconds) for name in engines}
-    except BenchmarkError as error:
-        print(f"selftest: {error}", file=sys.stderr)
-        return 2
-    except (OSError, subprocess.SubprocessError) as error:
-        print(f"selftest: a command could not be measured: {error}", file=sys.stderr)
-        return 2
-    report = {
-        "schema": SCHEMA,
-        "benchmark": "selftest",
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpus": os.cpu_count(),
-        "load": load,
-        "rounds": args.rounds,
-        "goals": GOALS,
-        "cold": cold,
-        "runs": runs,
-    }
-    print_tables(report)
-    if args.json is not None:
-        write_json(args.json, report)
-    return 0
+    return carry_out("selftest", lambda: measure(args), print_tables, args.json)
 
 
 if __name__ == "__main__":

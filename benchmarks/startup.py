@@ -8,31 +8,22 @@ imports torch, numpy or docker; it exits 1 when one does, and 2 when a command c
     python benchmarks/startup.py --json startup.json
 """
 
-import argparse
-import json
-import os
-import platform
 import re
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-SCHEMA = "reprobox.benchmark/1"
+from reporting import BenchmarkError, circumstances, console_script, parse_rounds, write_json
+
 BASELINE = "python -c pass"
 HEAVY_MODULES = ("torch", "numpy", "docker")
 
 # `import time:  <self µs> |  <cumulative µs> |  <nested module>`, as CPython prints it; the header line has no figures.
 IMPORT_LINE = re.compile(r"^import time:\s+\d+ \|\s+\d+ \|\s+(?P<module>\S+)$", re.MULTILINE)
-
-
-class BenchmarkError(Exception):
-    """A command that is to be measured does not work."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +45,6 @@ class Timing:
     @classmethod
     def of(cls, seconds: Sequence[float]) -> "Timing":
         return cls(minimum=min(seconds), median=statistics.median(seconds))
-
-
-def console_script() -> Path | None:
-    """The installed `reprobox` that belongs to this interpreter, or None."""
-    # Not resolved: in a virtual environment the interpreter is a link, and the scripts lie next to the link.
-    name = "reprobox.exe" if os.name == "nt" else "reprobox"
-    script = Path(sys.executable).with_name(name)
-    return script if os.access(script, os.X_OK) else None
 
 
 def check(argv: Sequence[str]) -> str:
@@ -111,11 +94,7 @@ def results(
 ) -> dict[str, Any]:
     baseline = timings[BASELINE]
     return {
-        "schema": SCHEMA,
-        "benchmark": "startup",
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpus": os.cpu_count(),
+        **circumstances("startup"),
         "rounds": rounds,
         "commands": [
             {
@@ -147,33 +126,8 @@ def print_table(report: Mapping[str, Any]) -> None:
             print(f"{row['command']} imports {found}")
 
 
-def write_json(path: Path, report: Mapping[str, Any]) -> None:
-    """Write the report so that a reader finds the old file or the whole new one, never a part."""
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=path.name, delete=False) as file:
-        try:
-            json.dump(report, file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.chmod(file.name, 0o644)  # a temporary file is readable by its owner alone
-    os.replace(file.name, path)
-
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Time the start of the reprobox command line.")
-    parser.add_argument("--rounds", type=int, default=30, help="rounds to measure (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the results here too")
-    args = parser.parse_args(argv)
-    if args.rounds < 1:
-        parser.error("--rounds must be at least 1")
-    return args
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_args(argv)
+    args = parse_rounds("Time the start of the reprobox command line.", argv)
     script = console_script()
     name, prefix = (
         ("reprobox", (str(script),)) if script else ("python -m reprobox", (sys.executable, "-m", "reprobox"))

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from startup import SCHEMA, parse_args, write_json
+from reporting import SCHEMA, parse_rounds, write_json
 
 from reprobox.recipe import DEFAULT_THREADS
 
@@ -51,7 +51,7 @@ def seconds(settings: dict[str, str]) -> float:
 
 
 def main() -> int:
-    args = parse_args()
+    args = parse_rounds("Measure what four threads cost on fewer cores.")
     cores = len(os.sched_getaffinity(0))
     many = {"OMP_NUM_THREADS": str(DEFAULT_THREADS), "MKL_NUM_THREADS": str(DEFAULT_THREADS)}
     variants = {

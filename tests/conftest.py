@@ -14,6 +14,8 @@ from support.daemon import SmallImage
 from support.engine import built_image, connected_client
 from support.nvml import StandIn
 from support.podman import PodmanCli, PodmanService, require_podman
+from support.proxy import Proxy
+from support.registry import running_registry
 from xdist.scheduler import LoadFileScheduling
 
 HERE = Path(__file__).parent
@@ -51,10 +53,29 @@ def standin_nvml(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def podman_image(docker_client, image, tmp_path_factory):
-    """reprobox's image without torch, as an archive for each Podman to import."""
+def small_image(docker_client, image, tmp_path_factory):
+    """reprobox's image without torch, as an archive for each engine of the tests' own to import."""
+    return SmallImage(docker_client, image, tmp_path_factory.mktemp("image") / "small.tar")
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory):
+    with running_registry(tmp_path_factory.mktemp("registry")) as registry:
+        yield registry
+
+
+@pytest.fixture
+def proxy(registry):
+    """A proxy in front of the registry, to which a test can do harm."""
+    with Proxy(registry.address) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def podman_image(request):
+    """The small image, for each Podman to import; skipped with the reason where there is no Podman."""
     require_podman()
-    return SmallImage(docker_client, image, tmp_path_factory.mktemp("podman") / "small.tar")
+    return request.getfixturevalue("small_image")
 
 
 @pytest.fixture(scope="session")

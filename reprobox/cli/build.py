@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from reprobox.cli.console import BuildConsole
+from reprobox.cli.options import JsonOption, QuietOption
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import docker
     from reprobox.images import BuildResult
-    from reprobox.images.lockfile import Lock
+    from reprobox.images.lockmodel import Lock
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -64,9 +65,9 @@ def build(
     provenance: Annotated[
         Path | None, typer.Option("--provenance", metavar="FILE", help="Write what it was made of: in-toto, SLSA.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: JsonOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the builder's own output.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing on stderr.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Build the image: wheels fetched here and checked by hash, installed with the network off.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reprobox.cli.console import say, table_console
+from reprobox.cli.options import JsonOption
 from reprobox.project import settings_folder
 from reprobox.settings import Settings
 
@@ -33,7 +34,7 @@ def doctor(
     image: Annotated[
         str | None, typer.Option("--image", metavar="REF", help="The image runs take; reprobox's own by default.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: JsonOption = False,
 ) -> int:
     """Look for what keeps runs from working on this machine: engine, image, GPUs, memory, clock, network.
 

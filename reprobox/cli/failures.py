@@ -15,7 +15,7 @@ from reprobox.errors import ReproboxError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["guarded"]
+__all__ = ["guarded", "nobody_reads"]
 
 UNEXPECTED_EXIT = 125
 BROKEN_PIPE_EXIT = 141
@@ -42,7 +42,7 @@ def guarded(work: Callable[[], object], *, debug: bool) -> int:
         # Typer and rich turn the first into the second.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             raise
-        return _nobody_reads()
+        return nobody_reads()
     except Exception as error:
         if debug:
             _print_traceback(None)
@@ -61,8 +61,9 @@ def _tell_misuse(error: typer.TyperException) -> None:
         _say(f"{message[:1].lower()}{message[1:]}; see {_help_of(error)}")
 
 
-def _nobody_reads() -> int:
-    # Whoever read our output has stopped; python would complain once more while it closes stdout.
+def nobody_reads() -> int:
+    """Return the exit code of a command whose output nobody reads any more, and write no more of it."""
+    # Python would complain once more while it closes stdout.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return BROKEN_PIPE_EXIT
 

@@ -10,6 +10,7 @@ import typer
 
 from reprobox.cli.build import Variant
 from reprobox.cli.console import BuildConsole
+from reprobox.cli.options import JsonOption, QuietOption
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -28,9 +29,9 @@ def fetch(
     all_platforms: Annotated[
         bool, typer.Option("--all-platforms", help="Those of other machines' platforms too.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: JsonOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the tools' own output.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing on stderr.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Fetch every file the lock names into the cache, each checked by its hash."""
     from reprobox.images.artefacts import ArtefactCache, artefact_folder

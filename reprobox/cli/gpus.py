@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import typer
 
 from reprobox.cli.console import say, silent, table_console
+from reprobox.cli.failures import nobody_reads
 from reprobox.errors import GpuError
 from reprobox.project import settings_folder
 from reprobox.settings import Origin, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from rich.console import Console
 
@@ -102,9 +102,7 @@ def _watch(look: Callable[[], Overview], *, as_json: bool, topology: bool) -> in
     except Interrupted as error:
         return SIGNAL_BASE + error.number
     except BrokenPipeError:
-        # As for every command; typer would end the program with 1.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return SIGNAL_BASE + signal.SIGPIPE
+        return nobody_reads()  # typer would end the program with 1
 
 
 def _refuse_nothing(found: Overview, *, as_json: bool) -> None:
@@ -139,12 +137,7 @@ class _Screen:
         self._enter()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         signal.signal(signal.SIGTSTP, self._previous)
         self._write(_LEAVE)
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from reprobox.cli.console import say
+from reprobox.cli.options import JsonOption, QuietOption
 from reprobox.errors import UsageError
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -17,8 +18,8 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
 def init(
     force: Annotated[bool, typer.Option("--force", help="Replace the reprobox.toml that is there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing on stderr.")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Write reprobox.toml into this folder, with every key explained."""
     from reprobox.files import write_atomically

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from reprobox.cli.console import BuildConsole
-from reprobox.cli.sharing import EngineOption, JsonOption, QuietOption, Sharing, VerboseOption, print_result
+from reprobox.cli.options import JsonOption, QuietOption
+from reprobox.cli.sharing import EngineOption, Sharing, VerboseOption, print_result
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 

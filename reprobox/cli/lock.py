@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reprobox.cli.console import BuildConsole, say
+from reprobox.cli.options import JsonOption, QuietOption
 
 if TYPE_CHECKING:
     from reprobox.images.lockmodel import Lock
@@ -28,9 +29,9 @@ def lock(
         list[str] | None,
         typer.Option("--allow-sdist", metavar="NAME", help="Take this package's source where it has no wheel."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: JsonOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the tools' own output.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing on stderr.")] = False,
+    quiet: QuietOption = False,
 ) -> int:
     """Write reprobox.lock: exact versions and hashes of all that the project's images hold."""
     from reprobox.errors import LockDamaged, UsageError

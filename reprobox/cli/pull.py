@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reprobox.cli.console import BuildConsole
+from reprobox.cli.options import JsonOption, QuietOption
 from reprobox.cli.sharing import (
     EngineOption,
-    JsonOption,
-    QuietOption,
     Sharing,
     StallOption,
     Variant,

@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 from reprobox.cli.console import BuildConsole
+from reprobox.cli.options import JsonOption, QuietOption
 from reprobox.cli.sharing import (
     EngineOption,
-    JsonOption,
-    QuietOption,
     Sharing,
     StallOption,
     Variant,
+    VariantOption,
     VerboseOption,
     patience,
     print_result,
@@ -28,7 +28,7 @@ def push(
     image: Annotated[
         str | None, typer.Option("--image", help="The image to push; by default the one that a run here takes.")
     ] = None,
-    variant: Annotated[Variant, typer.Option("--variant", help="Which of reprobox's own images.")] = Variant.CPU,
+    variant: VariantOption = Variant.CPU,
     engine: EngineOption = None,
     stall_timeout: StallOption = None,
     as_json: JsonOption = False,

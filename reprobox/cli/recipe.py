@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reprobox.cli.console import table_console
+from reprobox.cli.options import JsonOption
 from reprobox.knobs import KNOBS
 from reprobox.project import Project
 from reprobox.recipe import Recipe
@@ -30,7 +31,7 @@ def recipe(
     portable: Annotated[
         bool | None, typer.Option("--portable/--no-portable", help="Pin the CPU instruction set.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show every knob of the recipe: its value, where it acts, why it is turned and where that is known from."""
     flags = {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reprobox.cli.console import raw_say, say, silent, table_console
+from reprobox.cli.options import JsonOption
 from reprobox.errors import EngineError, RecordError, UsageError
 from reprobox.project import Project
 from reprobox.runs import later
@@ -27,19 +28,18 @@ app = typer.Typer(
     rich_markup_mode=None, add_completion=False, help="List recorded runs; show, follow, stop or remove one."
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Reference = Annotated[str, typer.Argument(metavar="RUN", help="The beginning of an id, last, or last~2.")]
 
 
 @app.callback(invoke_without_command=True)
-def runs(context: typer.Context, as_json: Json = False) -> None:
+def runs(context: typer.Context, as_json: JsonOption = False) -> None:
     """List recorded runs; show, follow, stop or remove one."""
     if context.invoked_subcommand is None:
         list_runs(as_json=as_json)
 
 
 @app.command("list")
-def list_runs(as_json: Json = False) -> None:
+def list_runs(as_json: JsonOption = False) -> None:
     """List the runs of this project, oldest first."""
     manifests = [_manifest_or_note(run.id, run) for run in _store().list()]
     if as_json:
@@ -62,7 +62,7 @@ def list_runs(as_json: Json = False) -> None:
 @app.command()
 def show(
     reference: Reference = "last",
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show one run's manifest."""
     manifest = _completed(_store().find(reference))
@@ -91,7 +91,7 @@ def logs(
 
 
 @app.command()
-def wait(reference: Reference = "last", as_json: Json = False) -> int:
+def wait(reference: Reference = "last", as_json: JsonOption = False) -> int:
     """Wait for a run's end; exit with its exit code."""
     manifest = later.wait(_store().find(reference), say)
     if as_json:

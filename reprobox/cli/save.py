@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from reprobox.cli.console import BuildConsole
-from reprobox.cli.sharing import EngineOption, JsonOption, QuietOption, Sharing, Variant, VerboseOption, print_result
+from reprobox.cli.options import JsonOption, QuietOption
+from reprobox.cli.sharing import EngineOption, Sharing, Variant, VariantOption, VerboseOption, print_result
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -19,7 +20,7 @@ def save(
     image: Annotated[
         str | None, typer.Option("--image", help="The image to save; by default the one that a run here takes.")
     ] = None,
-    variant: Annotated[Variant, typer.Option("--variant", help="Which of reprobox's own images.")] = Variant.CPU,
+    variant: VariantOption = Variant.CPU,
     engine: EngineOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,

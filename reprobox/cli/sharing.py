@@ -21,11 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EngineOption",
-    "JsonOption",
-    "QuietOption",
     "Sharing",
     "StallOption",
     "Variant",
+    "VariantOption",
     "VerboseOption",
     "patience",
     "print_result",
@@ -33,14 +32,12 @@ __all__ = [
 
 LONGEST_STALL_SECONDS = 86400
 
-
+VariantOption = Annotated[Variant, typer.Option("--variant", help="Which of reprobox's own images.")]
 EngineOption = Annotated[str | None, typer.Option("--engine", help="docker (podman where there is none) or podman.")]
 StallOption = Annotated[
     float | None, typer.Option("--stall-timeout", metavar="SECONDS", help="Try again after this long without progress.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show the engine's own output.")]
-QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing on stderr.")]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,9 @@
-"""The GPUs: driver, library, the engine's way of handing them to a box, and a box that really has them."""
+"""The GPUs: driver, library, the engine's way of handing them to a box, and what takes them away again."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,7 +44,6 @@ _PCI = Path("/sys/bus/pci/devices")
 _KERNEL_MODULE = Path("/proc/driver/nvidia/version")
 _NVIDIA, _DISPLAY = "0x10de", "0x03"
 
-_USUAL_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 _CDI_FOLDERS = ("/etc/cdi", "/var/run/cdi")
 
 _INSTALL_TOOLKIT = "install nvidia-container-toolkit, run `nvidia-ctk runtime configure`, and restart the engine"
@@ -185,18 +183,17 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def toolkit(patient: Patient) -> Finding:
     """Look whether the engine has a way to hand GPUs to a box: NVIDIA's hook or runtime, or CDI."""
-    from reprobox.engines.devices import HOOK, GpuWay, cdi_names
+    from reprobox.engines.devices import GpuWay, cdi_names, find_hook
 
     facts = patient.facts
     assert facts is not None
     said = facts.said
     if facts.info.name == "podman":
         said = {**said, "CDISpecDirs": said.get("CDISpecDirs") or _CDI_FOLDERS}
-    places = [*patient.environment.get("PATH", os.defpath).split(os.pathsep), *_USUAL_PATH]
     return judge_toolkit(
         by_cdi=facts.info.details.get("gpus") == GpuWay.CDI,
         has_runtime="nvidia" in (said.get("Runtimes") or {}),
-        hook=shutil.which(HOOK, path=os.pathsep.join(filter(None, places))) if facts.here else None,
+        hook=find_hook(patient.environment.get("PATH", os.defpath)) if facts.here else None,
         devices=cdi_names(said, local=facts.here),
         wanted=[gpu.uuid for gpu in patient.gpus],
         here=facts.here,

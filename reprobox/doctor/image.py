@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from reprobox.doctor.check import Finding, ok, skipped, warn
 from reprobox.errors import ImageNotFound
@@ -11,7 +11,7 @@ from reprobox.images.sources import ImageInput
 from reprobox.runs.images import choose_image
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from reprobox.doctor.patient import Patient
     from reprobox.images import Variant
@@ -63,12 +63,12 @@ def own_lock(variant: Variant) -> str:
     return ImageInput.read(variant).lock
 
 
-def judge_lock(labels: Mapping[str, str], read: Any) -> Finding:
+def judge_lock(labels: Mapping[str, str], read: Callable[[Variant], str]) -> Finding:
     """Judge an image's labels against the lock that ``read`` returns for a variant."""
     variant, made_of = labels.get("reprobox.variant"), labels.get("reprobox.lock")
     if variant not in ("cpu", "cuda") or made_of is None:
         return skipped("the image does not say what it was made of")
-    ours = f"sha256:{hashlib.sha256(read(variant).encode()).hexdigest()}"
+    ours = f"sha256:{hashlib.sha256(read(cast('Variant', variant)).encode()).hexdigest()}"
     if made_of == ours:
         return ok(f"the image was made of this version's {variant} lock ({ours[7:19]})")
     return warn(
@@ -78,7 +78,7 @@ def judge_lock(labels: Mapping[str, str], read: Any) -> Finding:
     )
 
 
-def cuda_of(labels: Mapping[str, str], read: Any) -> str | None:
+def cuda_of(labels: Mapping[str, str], read: Callable[[Variant], str]) -> str | None:
     """Return the version of CUDA that an image was built for (``13.0``), or ``None`` where nothing tells it.
 
     PyTorch's own builds say it in their version (``2.9.1+cu128``); those of PyPI do not, and there the image's lock does,

@@ -40,12 +40,12 @@ class EngineFacts:
         client = getattr(engine, "client", None)
         if client is None:
             return cls(info=info, note=note)
-        from reprobox.engines.connection import engine_errors
+        from reprobox.engines.connection import UNIX_SOCKET, engine_errors
 
         with engine_errors("describe itself"):
             said = client.info()
         # A socket may lead into a virtual machine (Docker Desktop) or, by ssh, anywhere.
-        here = client.api.base_url == "http+docker://localhost" and said.get("KernelVersion") == platform.release()
+        here = client.api.base_url == UNIX_SOCKET and said.get("KernelVersion") == platform.release()
         return cls(info=info, said=said, here=here, note=note)
 
     @property

@@ -17,10 +17,13 @@ from reprobox.errors import EngineError, EngineUnavailable, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["NoSuchThing", "connect", "engine_errors", "open_client"]
+__all__ = ["UNIX_SOCKET", "NoSuchThing", "connect", "engine_errors", "open_client"]
 
 DEFAULT_TIMEOUT_SECONDS = 60.0
 CONNECT_TIMEOUT_SECONDS = 20.0
+
+UNIX_SOCKET = "http+docker://localhost"
+"""How docker-py writes the address of any unix socket."""
 """An engine that accepts connections and says nothing is hung, not slow."""
 
 

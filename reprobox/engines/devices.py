@@ -27,12 +27,22 @@ from reprobox.errors import EngineError, GpuError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["KIND", "GpuWay", "cdi_request", "device_request", "gpu_way", "qualified", "why_no_gpus"]
+__all__ = [
+    "KIND",
+    "GpuWay",
+    "cdi_names",
+    "cdi_request",
+    "device_request",
+    "find_hook",
+    "gpu_way",
+    "qualified",
+    "why_no_gpus",
+]
 
 KIND = "nvidia.com/gpu"
 """What NVIDIA's CDI devices are called before the ``=``."""
 
-HOOK = "nvidia-container-runtime-hook"
+_HOOK = "nvidia-container-runtime-hook"
 _PATH_OF_SERVICES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _GENERATE = "nvidia-ctk cdi generate --device-name-strategy=uuid --output=/etc/cdi/nvidia.yaml"
 
@@ -64,7 +74,7 @@ def gpu_way(info: Mapping[str, Any], *, local: bool) -> GpuWay:
 
     :param local: whether the engine's folders and programs are this machine's.
     """
-    hook = "nvidia" in (info.get("Runtimes") or {}) or (local and _has_hook())
+    hook = "nvidia" in (info.get("Runtimes") or {}) or (local and find_hook() is not None)
     return GpuWay.CDI if not hook and cdi_names(info, local=local) else GpuWay.NVIDIA
 
 
@@ -94,6 +104,11 @@ def cdi_request(uuids: Iterable[str]) -> dict[str, Any]:
 def qualified(uuids: Iterable[str]) -> list[str]:
     """Return the full names of NVIDIA's CDI devices."""
     return [f"{KIND}={uuid}" for uuid in uuids]
+
+
+def find_hook(path: str | None = None) -> str | None:
+    """Return where NVIDIA's hook is on this machine, or ``None``: on ``path`` ($PATH by default), or where services look."""
+    return shutil.which(_HOOK, path=path) or shutil.which(_HOOK, path=_PATH_OF_SERVICES)
 
 
 def cdi_names(info: Mapping[str, Any], *, local: bool) -> frozenset[str]:
@@ -147,7 +162,3 @@ def _not_in_the_specification(names: list[str], detail: str | None = None) -> Gp
         remedy=f"describe the GPUs by UUID: run `{_GENERATE}` as root",
         detail=detail,
     )
-
-
-def _has_hook() -> bool:
-    return (shutil.which(HOOK) or shutil.which(HOOK, path=_PATH_OF_SERVICES)) is not None

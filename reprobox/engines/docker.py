@@ -25,7 +25,7 @@ from reprobox.engines.base import (
     GpuBox,
     ImageInfo,
 )
-from reprobox.engines.connection import NoSuchThing, connect, engine_errors
+from reprobox.engines.connection import UNIX_SOCKET, NoSuchThing, connect, engine_errors
 from reprobox.engines.creation import create_arguments
 from reprobox.engines.devices import device_request, gpu_way
 from reprobox.engines.digests import config_digest
@@ -51,9 +51,6 @@ _ALIVE: dict[str, Literal["running", "paused", "restarting"]] = {
     "restarting": "restarting",
     "stopping": "running",  # Podman's, from the first signal on until the command has ended
 }
-
-_UNIX_SOCKET = "http+docker://localhost"
-"""How docker-py writes the address of any unix socket."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ class DockerEngine(Engine):
     @property
     def _is_local(self) -> bool:
         """Whether the engine's programs and folders are this machine's, as behind a unix socket they almost always are."""
-        return self.client.api.base_url == _UNIX_SOCKET
+        return self.client.api.base_url == UNIX_SOCKET
 
     @cached_property
     def _info(self) -> EngineInfo:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from reprobox.engines.digests import patient
 from reprobox.errors import EngineError, ImageNotFound
@@ -214,18 +214,18 @@ def load(client: docker.DockerClient, image: Image, *, tag: str, scratch: Path) 
     rest = image.layers[layers_present(client, image) :]
     if len(rest) < len(image.layers) and all(layer.path is not None for layer in rest):
         with suppress(EngineError):
-            return _send(client, _archive(image, rest, tag), tag)
+            return _send(client, archive_of(image, rest, tag), tag)
     if all(layer.path is not None for layer in image.layers):
-        return _send(client, _archive(image, image.layers, tag), tag)
+        return _send(client, archive_of(image, image.layers, tag), tag)
     with _fetched(client, image, scratch) as whole:
-        return _send(client, _archive(whole, whole.layers, tag), tag)
+        return _send(client, archive_of(whole, whole.layers, tag), tag)
 
 
 def layers_present(client: docker.DockerClient, image: Image) -> int:
     """Return how many of the image's layers, from the lowest up, the engine has as part of some image."""
     wanted = [layer.diff_id for layer in image.layers]
     best = 0
-    for stack in _stacks(client):
+    for _, stack in _stacks(client):
         same = 0
         while same < min(len(stack), len(wanted)) and stack[same] == wanted[same]:
             same += 1
@@ -233,29 +233,25 @@ def layers_present(client: docker.DockerClient, image: Image) -> int:
     return best
 
 
-def _stacks(client: docker.DockerClient) -> Iterator[list[str]]:
+def _stacks(client: docker.DockerClient) -> Iterator[tuple[str, list[str]]]:
+    """Yield the id of every image of the engine, and its layers from the lowest up."""
     import docker.errors
 
     for each in client.api.images():
         try:
-            yield client.api.inspect_image(each["Id"])["RootFS"].get("Layers") or []
+            layers = client.api.inspect_image(each["Id"])["RootFS"].get("Layers") or []
         except docker.errors.APIError:  # removed since
             continue
+        yield str(each["Id"]), layers
 
 
 @contextmanager
 def _fetched(client: docker.DockerClient, image: Image, scratch: Path) -> Iterator[Image]:
     """Give ``image`` with every layer at hand, reading out of the engine an image that stands on the same layers."""
-    import docker.errors
-
     wanted = [layer.diff_id for layer in image.layers if layer.path is None]
-    for each in client.api.images():
-        try:
-            has = client.api.inspect_image(each["Id"])["RootFS"].get("Layers") or []
-        except docker.errors.APIError:
-            continue
+    for image_id, has in _stacks(client):
         if set(wanted) <= set(has):
-            with saved(client, each["Id"], scratch) as found:
+            with saved(client, image_id, scratch) as found:
                 at_hand = {layer.diff_id: layer for layer in found.layers}
                 layers = tuple(layer if layer.path else at_hand[layer.diff_id] for layer in image.layers)
                 yield Image(config=image.config, layers=layers)
@@ -277,8 +273,13 @@ def _send(client: docker.DockerClient, archive: Iterator[bytes], tag: str) -> st
     return engine_id
 
 
-def _archive(image: Image, layers: Sequence[Layer], tag: str) -> Iterator[bytes]:
-    """Yield an archive that ``docker load`` takes, which is an OCI layout as well where all the layers are in it."""
+def archive_of(image: Image, layers: Sequence[Layer], tag: str) -> Iterator[bytes]:
+    """Yield an archive that ``docker load`` takes, which is an OCI layout as well where all the layers are in it.
+
+    The same image, layers and tag give the same bytes.
+
+    :raises BuildError: one of ``layers`` is not at hand (see :func:`saved`).
+    """
     yield from members(image, layers, tag)
     yield bytes(2 * BLOCK)
 
@@ -310,16 +311,6 @@ def members(image: Image, layers: Sequence[Layer], tag: str) -> Iterator[bytes]:
         yield _member(_blob(layer.diff_id), layer.size)
         yield from layer.chunks()
         yield padding(layer.size)
-
-
-def write_archive(image: Image, tag: str, out: IO[bytes]) -> None:
-    """Write ``image`` to ``out`` as one file that ``docker load`` and readers of OCI layouts take.
-
-    The same image and tag give the same bytes.
-
-    :raises BuildError: a layer is not at hand (see :func:`saved`).
-    """
-    out.writelines(_archive(image, image.layers, tag))
 
 
 def _member(name: str, size: int) -> bytes:

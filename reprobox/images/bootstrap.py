@@ -100,9 +100,9 @@ def bootstrap(
     :raises EngineError: the engine did not take the image.
     """
     targets = apt_targets()
-    key = _key(targets, packages)
-    tar_digest = _cached(cache, key)
-    if tar_digest and _has(client, image_id := base_config(tar_digest)[0]):
+    note = cache / "by-input" / _key(targets, packages)
+    tar_digest = noted_digest(note)
+    if tar_digest and name_base(client, image_id := base_config(tar_digest)[0]):
         report.say(f"the bootstrapped base {image_id} is already in the engine")
         return image_id
     tar = cache / f"{tar_digest}.tar"
@@ -112,7 +112,7 @@ def bootstrap(
     if not tar_digest or not tar.is_file():
         tar = make_base(targets, cache=cache, report=report, packages=packages)
         tar_digest = tar.stem
-        _write(cache / "by-input" / key, tar_digest)
+        note_digest(note, tar_digest)
     return load_base(client, tar, tar_digest)
 
 
@@ -220,13 +220,14 @@ def _key(targets: Sequence[Target], packages: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
 
 
-def _cached(cache: Path, key: str) -> str | None:
-    note = cache / "by-input" / key
+def noted_digest(note: Path) -> str | None:
+    """Return the SHA-256 of the base that :func:`note_digest` wrote down, or None where there is none."""
     digest = note.read_text(encoding="ascii").strip() if note.is_file() else ""
     return digest if len(digest) == hashlib.sha256().digest_size * 2 else None
 
 
-def _has(client: docker.DockerClient, image_id: str) -> bool:
+def name_base(client: docker.DockerClient, image_id: str) -> bool:
+    """Give a base that the engine has its name (:func:`tag_of`) again, and tell whether the engine has it."""
     import docker.errors
 
     try:
@@ -237,12 +238,13 @@ def _has(client: docker.DockerClient, image_id: str) -> bool:
     return True
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=path.parent, prefix=".write-") as made:
-        new = Path(made) / path.name
-        new.write_text(text, encoding="ascii")
-        new.replace(path)
+def note_digest(note: Path, digest: str) -> None:
+    """Write down which base was made of what ``note`` is named by, whole or not at all."""
+    note.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=note.parent, prefix=".write-") as made:
+        new = Path(made) / note.name
+        new.write_text(digest, encoding="ascii")
+        new.replace(note)
 
 
 def _cannot(why: str, *, remedy: str | None = None, detail: str | None = None) -> BuildError:

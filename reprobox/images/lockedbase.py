@@ -13,8 +13,18 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from reprobox.errors import ArtefactError, BuildError
-from reprobox.images import bootstrap
-from reprobox.images.bootstrap import CODENAME, SCRIPT, Target, base_config, load_base, make_base, tag_of
+from reprobox.images.bootstrap import (
+    CODENAME,
+    SCRIPT,
+    Target,
+    base_config,
+    load_base,
+    make_base,
+    name_base,
+    note_digest,
+    noted_digest,
+    tag_of,
+)
 from reprobox.images.context import EPOCH
 from reprobox.images.debs import ARCHITECTURES
 from reprobox.images.wheels import sha256_of
@@ -42,15 +52,15 @@ def base_of_debs(
     :raises EngineError: the engine did not take the image.
     """
     note = cache / "by-lock" / locked_base_key(debs)
-    digest = note.read_text(encoding="ascii").strip() if note.is_file() else ""
-    if digest and bootstrap._has(client, image_id := base_config(digest)[0]):  # noqa: SLF001
+    digest = noted_digest(note)
+    if digest and name_base(client, image_id := base_config(digest)[0]):
         report.say(f"the base {tag_of(image_id)} of the lock is already in the engine")
         return image_id
     tar = cache / f"{digest}.tar"
     if not digest or not tar.is_file() or sha256_of(tar) != digest:
         tar = make_locked_base(debs, files, cache=cache, report=report)
         digest = tar.stem
-        bootstrap._write(note, digest)  # noqa: SLF001
+        note_digest(note, digest)
     return load_base(client, tar, digest)
 
 

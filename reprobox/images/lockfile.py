@@ -35,7 +35,6 @@ from reprobox.images.lockmodel import (
     LockedSdist,
     LockedWheel,
     Missing,
-    Platform,
 )
 
 if TYPE_CHECKING:
@@ -44,18 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LOCK_NAME",
-    "PLATFORMS",
     "SCHEMA",
-    "VARIANTS",
-    "Inputs",
-    "Layer",
-    "Lock",
-    "LockedDeb",
-    "LockedImage",
-    "LockedSdist",
-    "LockedWheel",
-    "Missing",
-    "Platform",
     "dump_lock",
     "parse_lock_file",
     "read_lock",

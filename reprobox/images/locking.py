@@ -44,7 +44,7 @@ class LockRequest:
     """What a project wants locked.
 
     :param variant: the one image that is asked for; None for both, of which one that cannot be had is then left out.
-    :param root: folder of the project, where files that list requirements lie.
+    :param sdists: names whose source distribution may be taken.
     """
 
     variant: Variant | None
@@ -54,8 +54,10 @@ class LockRequest:
 
     @classmethod
     def of(cls, project: ProjectFile, root: Path, *, allowed: Iterable[str] = ()) -> LockRequest:
-        """Read what the project file, and the files it names, ask for; ``allowed`` are further names for sdists.
+        """Read what the project file, and the files it names, ask for.
 
+        :param root: folder of the project, where files that list requirements lie.
+        :param allowed: further names whose source distribution may be taken; none by default.
         :raises UsageError: a requirement is malformed, or a file cannot be read.
         """
         names = {canonicalize_name(name) for name in (*project.allow_sdist, *allowed)}
@@ -221,13 +223,13 @@ def _completed(
         same = (
             wheel and wheel.version == one.version and one.layer == "project" and (not hashes or wheel.sha256 in hashes)
         )
-        found.append(_as_found(wheel, url="") if wheel and same and wheel.sha256 != one.sha256 else one)
+        found.append(_as_found(wheel) if wheel and same and wheel.sha256 != one.sha256 else one)
     for pin in answer.absent:
         wheel = locked.get(pin.name)
         # The list of the base is of x86_64, and so are its hashes.
         cached = [path for digest in pin.hashes for path in cache.named(digest)] if platform == "x86_64" else []
         if wheel and wheel.version == pin.version:
-            found.append(_as_found(wheel, url=""))
+            found.append(_as_found(wheel))
         elif cached:
             path = cached[0]
             size, sha256 = path.stat().st_size, path.parent.name
@@ -248,14 +250,14 @@ def _as_it_was(request: LockRequest, variant: Variant, platform: Platform, kept:
         return Resolution(found=())
     lacking = {one.name for one in kept.missing_for(variant, platform)}
     return Resolution(
-        found=tuple(_as_found(wheel, url="") for wheel in kept.wheels_for(variant, platform)),
+        found=tuple(_as_found(wheel) for wheel in kept.wheels_for(variant, platform)),
         absent=tuple(pin for pin in base_pins(variant) if pin.name in lacking),
     )
 
 
-def _as_found(wheel: LockedWheel, url: str) -> Found:
+def _as_found(wheel: LockedWheel) -> Found:
     return Found(
-        name=wheel.name, version=wheel.version, file=wheel.file, sha256=wheel.sha256, url=url, layer=wheel.layer,
+        name=wheel.name, version=wheel.version, file=wheel.file, sha256=wheel.sha256, url="", layer=wheel.layer,
         size=wheel.size, requires=wheel.requires,
     )  # fmt: skip
 

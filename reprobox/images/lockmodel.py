@@ -19,6 +19,7 @@ __all__ = [
     "Lock",
     "LockedDeb",
     "LockedImage",
+    "LockedPackage",
     "LockedSdist",
     "LockedWheel",
     "Missing",
@@ -33,44 +34,42 @@ PLATFORMS: Final[tuple[Platform, ...]] = get_args(Platform)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LockedWheel:
-    """One wheel.
-
-    :param size: bytes; None where the index did not say.
-    :param variants: images it goes into; ``platforms``: machines it is for.
-    :param layer: ``base`` for what reprobox's own image holds, ``project`` for what the project adds.
-    :param requires: names of the packages it needs on those platforms, so that a missing one is noticed without a network.
-    """
+class LockedPackage:
+    """One file of a Python package; ``size`` in bytes, None where the index did not say."""
 
     name: str
     version: str
     file: str
     sha256: str
     size: int | None = None
-    layer: Layer = "project"
-    variants: tuple[Variant, ...]
-    platforms: tuple[Platform, ...]
-    requires: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.name}=={self.version}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class LockedSdist:
+class LockedWheel(LockedPackage):
+    """One wheel.
+
+    :param layer: ``base`` for what reprobox's own image holds, ``project`` for what the project adds.
+    :param variants: images it goes into; ``platforms``: machines it is for.
+    :param requires: names of the packages it needs on those platforms, so that a missing one is noticed without a network.
+    """
+
+    # A lock's text and seals have the fields in the order in which they are declared.
+    layer: Layer = "project"
+    variants: tuple[Variant, ...]
+    platforms: tuple[Platform, ...]
+    requires: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LockedSdist(LockedPackage):
     """One source distribution that was allowed by name: built in the box, with the network off, for its variants."""
 
-    name: str
-    version: str
-    file: str
-    sha256: str
-    size: int | None = None
     variants: tuple[Variant, ...]
     platforms: tuple[Platform, ...] = PLATFORMS
     requires: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.name}=={self.version}"
 
 
 @dataclass(frozen=True, kw_only=True)

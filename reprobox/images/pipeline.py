@@ -8,6 +8,7 @@ import time
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, TYPE_CHECKING, Any, Final, assert_never
 
 from reprobox import __version__, reference
@@ -22,6 +23,7 @@ from reprobox.images.sources import ImageInput
 from reprobox.images.wheels import Pin, collect, parse_lock
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import docker
@@ -56,11 +58,12 @@ def run_build(
     if request.base is not None:
         same_base(request.base, {})  # refuses what is no reference before anything is fetched
     made_of = ImageInput.read(request.variant, compiler=request.compiler)
-    name = request.name or made_of.tag
+    name, lock = request.name or made_of.tag, _lock_digest(made_of.lock)
+    result = partial(build_result, request, tag=name, made_of=made_of.digest, lock=lock, client=client, started=started)
 
     present = None if request.no_cache else _present(client, made_of, request, report)
     if present:
-        return _result(request, present, made_of=made_of, client=client, started=started, reused=True)
+        return result(present, reused=True)
 
     cache = cache_folder()
     within = within or Surroundings(scratch=_scratch(cache))
@@ -82,9 +85,7 @@ def run_build(
             "the stages are kept for the next build; docker image prune --filter label=reprobox.stage frees them"
         )
     attrs = client.images.get(built.engine_id).attrs
-    return _result(
-        request, attrs, made_of=made_of, client=client, started=started, reused=False, image_id=built.image_id
-    )
+    return result(attrs, reused=False, image_id=built.image_id)
 
 
 def build_normalised(
@@ -151,17 +152,26 @@ def _present(
     return found
 
 
-def _result(
+def build_result(
     request: BuildRequest,
-    image: dict[str, Any],
+    image: Mapping[str, Any],
     *,
-    made_of: ImageInput,
+    tag: str,
+    made_of: str,
+    lock: str,
     client: docker.DockerClient,
     started: float,
     reused: bool,
     image_id: str | None = None,
 ) -> BuildResult:
-    engine_id, labels = str(image["Id"]), image["Config"]["Labels"]
+    """Return what became of ``request``, having given the image the further name it asks for.
+
+    :param image: the engine's description of it; ``tag`` what it is called where no further name is asked for.
+    :param made_of: the digest of the image's inputs; ``lock`` that of its list of packages.
+    :param started: when the build began, of :func:`time.monotonic`.
+    :param image_id: the OCI config digest where it is known; the engine is asked by default.
+    """
+    engine_id = str(image["Id"])
     if request.tag:
         wanted = reference.parse(request.tag)
         client.api.tag(engine_id, wanted.name, tag=wanted.tag or "latest")
@@ -172,10 +182,10 @@ def _result(
         way=None if reused else f"{request.builder}+normalised",
         reused=reused,
         variant=request.variant,
-        tag=request.tag or request.name or made_of.tag,
-        base=labels["reprobox.base"],
-        input=made_of.digest,
-        lock=labels["reprobox.lock"],
+        tag=request.tag or tag,
+        base=image["Config"]["Labels"]["reprobox.base"],
+        input=made_of,
+        lock=lock,
         seconds=time.monotonic() - started,
     )
 

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
-from reprobox import reference
-from reprobox.engines.digests import config_digest
 from reprobox.errors import ArtefactError, BuildError, EngineError, LockError
 from reprobox.images import BuildResult, archive, local_tag
 from reprobox.images.artefacts import ArtefactCache, artefact_folder
 from reprobox.images.fetching import artefacts_of, fetch, this_platform
 from reprobox.images.lockedbase import base_of_debs, locked_base_key
-from reprobox.images.lockfile import Lock, LockedImage, read_lock, write_lock
+from reprobox.images.lockfile import read_lock, write_lock
 from reprobox.images.locking import base_digest
+from reprobox.images.lockmodel import LockedImage
 from reprobox.images.packages import BIN, PACKAGES, packages_layer
-from reprobox.images.pipeline import cache_folder, run_build
+from reprobox.images.pipeline import build_result, cache_folder, run_build
 from reprobox.images.project_name import project_input, project_tag
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import docker
     from reprobox.images import BuildRequest, Reporter, Variant
     from reprobox.images.fetching import Fetched
-    from reprobox.images.lockfile import Platform
+    from reprobox.images.lockmodel import Lock, Platform
     from reprobox.images.pipeline import Surroundings
 
 __all__ = ["build_project", "note_in_lock"]
@@ -53,9 +53,13 @@ def build_project(
     """
     started = time.monotonic()
     made_of, tag = project_input(lock, request.variant), project_tag(lock, request.variant)
+    lock_digest = lock.digest(request.variant)
+    result = partial(
+        build_result, request, tag=tag, made_of=made_of, lock=f"sha256:{lock_digest}", client=client, started=started
+    )
     if not request.no_cache and (found := _present(client, tag, made_of)) is not None:
         report.say(f"the image {tag} is already there; nothing to build")
-        return _result(found, request, tag=tag, made_of=made_of, client=client, started=started, reused=True)
+        return result(found, reused=True)
     if missing := lock.missing_for(request.variant):
         raise ArtefactError(
             f"the lock lacks {missing[0].name} {missing[0].version} for {request.variant} on this machine",
@@ -88,14 +92,14 @@ def build_project(
         image = archive.assemble(
             archive.described(client, base.engine_id),
             layers,
-            changes=_changes(client, base.engine_id, made_of, lock.digest(request.variant)),
+            changes=_changes(client, base.engine_id, made_of, lock_digest),
             said=[f"reprobox: {len(wheels) + len(sdists)} packages of the project"] * len(layers),
         )
         archive.load(client, image, tag=tag, scratch=scratch)
     found = _present(client, tag, made_of)
     if found is None:
         raise BuildError(f"the engine loaded {tag} and does not have it", remedy="run it again")
-    return _result(found, request, tag=tag, made_of=made_of, client=client, started=started, reused=False)
+    return result(found, reused=False)
 
 
 def _base(
@@ -170,35 +174,6 @@ def _present(client: docker.DockerClient, tag: str, made_of: str) -> Mapping[str
         ) from error
     labels = found["Config"].get("Labels") or {}
     return found if labels.get("reprobox.project") == made_of else None
-
-
-def _result(
-    image: Mapping[str, Any],
-    request: BuildRequest,
-    *,
-    tag: str,
-    made_of: str,
-    client: docker.DockerClient,
-    started: float,
-    reused: bool,
-) -> BuildResult:
-    engine_id, labels = str(image["Id"]), image["Config"]["Labels"]
-    if request.tag:
-        wanted = reference.parse(request.tag)
-        client.api.tag(engine_id, wanted.name, tag=wanted.tag or "latest")
-    return BuildResult(
-        image_id=config_digest(client, engine_id),
-        engine_id=engine_id,
-        builder=None if reused else request.builder,
-        way=None if reused else f"{request.builder}+normalised",
-        reused=reused,
-        variant=request.variant,
-        tag=request.tag or tag,
-        base=labels["reprobox.base"],
-        input=made_of,
-        lock=f"sha256:{labels['reprobox.project-lock']}",
-        seconds=time.monotonic() - started,
-    )
 
 
 def _made(folder: Path) -> Path:

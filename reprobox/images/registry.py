@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from reprobox import reference
 from reprobox.engines import transfer
 from reprobox.engines.connection import NoSuchThing, engine_errors
 from reprobox.engines.digests import config_digest
 from reprobox.errors import EngineError, LockError, RegistryError, UsageError
-from reprobox.images.lockfile import LOCK_NAME, VARIANTS, read_lock, write_lock
+from reprobox.images.lockfile import LOCK_NAME, read_lock, write_lock
+from reprobox.images.lockmodel import VARIANTS
 from reprobox.images.project_name import project_tag
 
 if TYPE_CHECKING:
@@ -29,13 +30,14 @@ __all__ = ["Pulled", "Pushed", "image_of_lock", "note_in_lock", "pull_image", "p
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pulled:
-    """An image that was fetched, or that the engine had by its digest already.
+class _Shared:
+    """An image that the engine and a registry both have.
 
     ``repo_digest`` is ``NAME@sha256:…``, what to write wherever it is to be pulled again; ``image_id`` the OCI config
-    digest; ``engine_id`` what the engine calls it; ``lock`` the lock it was held against, where it was; ``seconds`` wall
-    time.
+    digest; ``engine_id`` what the engine calls it; ``seconds`` wall time.
     """
+
+    SCHEMA: ClassVar[str]
 
     reference: str
     repo_digest: str
@@ -45,24 +47,22 @@ class Pulled:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document of schema ``reprobox.pull/1``."""
-        return {"schema": "reprobox.pull/1", **asdict(self), "seconds": round(self.seconds, 3)}
+        """Return the document of the schema that ``SCHEMA`` names."""
+        return {"schema": self.SCHEMA, **asdict(self), "seconds": round(self.seconds, 3)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pushed:
-    """An image that was pushed; the fields are those of :class:`Pulled`, and ``lock`` the one that was written to."""
+class Pulled(_Shared):
+    """An image that was fetched, or that the engine had by its digest; ``lock`` is what it was held against, if it was."""
 
-    reference: str
-    repo_digest: str
-    image_id: str
-    engine_id: str
-    lock: str | None
-    seconds: float
+    SCHEMA = "reprobox.pull/1"
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the document of schema ``reprobox.push/1``."""
-        return {"schema": "reprobox.push/1", **asdict(self), "seconds": round(self.seconds, 3)}
+
+@dataclass(frozen=True, kw_only=True)
+class Pushed(_Shared):
+    """An image that was pushed; ``lock`` is the one that its digest was written to, if it was."""
+
+    SCHEMA = "reprobox.push/1"
 
 
 def pull_image(

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from reprobox.errors import ImageNotFound, LockError, UsageError
-from reprobox.images.lockfile import LOCK_NAME, Lock, LockedImage
+from reprobox.images.lockfile import LOCK_NAME
+from reprobox.images.lockmodel import Lock, LockedImage
 from reprobox.images.project_name import project_input, project_tag
 from reprobox.reference import parse as parse_reference
 

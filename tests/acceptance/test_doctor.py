@@ -15,18 +15,13 @@ import time
 
 import pytest
 from support.cli import BIN
-from support.daemon import TAG, Daemon, SmallImage, full, small_disk
+from support.daemon import TAG, Daemon, full, small_disk
 from support.doctor import CLOCK, NOBODY, Doctor, Rewritten, as_user, compiled, cuda_image, give, mounted, seconds
 
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.skipif(os.geteuid() != 0, reason="a daemon, mounts and another user's rights need root"),
 ]
-
-
-@pytest.fixture(scope="module")
-def small_image(docker_client, image, tmp_path_factory):
-    return SmallImage(docker_client, image, tmp_path_factory.mktemp("image") / "small.tar")
 
 
 @pytest.fixture(scope="module")

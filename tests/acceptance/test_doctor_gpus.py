@@ -13,7 +13,7 @@ import time
 
 import pytest
 from support.cli import BIN
-from support.daemon import TAG, Daemon, SmallImage, until
+from support.daemon import TAG, Daemon, until
 from support.doctor import Doctor, Rewritten, cuda_image, mounted
 from support.gpus_engine import StandInCdi, StandInHook
 from support.nvml import lost, sliced
@@ -27,11 +27,6 @@ CUDA = "cuda:1"
 OF_GPUS = ("driver", "gpus", "cuda", "container toolkit", "box with gpus", "daemon-reload", "gpu claims")
 NO_PERMISSION, NO_DRIVER, MISMATCH = 4, 9, 18
 NVRM = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  {}  Wed Jul 16 19:00:00 UTC 2025"
-
-
-@pytest.fixture(scope="module")
-def small_image(docker_client, image, tmp_path_factory):
-    return SmallImage(docker_client, image, tmp_path_factory.mktemp("image") / "small.tar")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import time
 
 import pytest
 from support.cli import Cli
-from support.daemon import TAG, Daemon, SmallImage, full, small_disk, until
+from support.daemon import TAG, Daemon, full, small_disk, until
 
 pytestmark = [
     pytest.mark.engine,
@@ -29,11 +29,6 @@ BOUNDED_SECONDS = 15
 """What a few answers that do not come may take altogether."""
 
 HOG = "held = []\nwhile True: held.append(b'x' * (1 << 20))"
-
-
-@pytest.fixture(scope="module")
-def small_image(docker_client, image, tmp_path_factory):
-    return SmallImage(docker_client, image, tmp_path_factory.mktemp("image") / "small.tar")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import pytest
 from docker.errors import ImageNotFound
 from support.wheel import make_wheel
 
-from reprobox.images.lockfile import Inputs, Lock, LockedImage, read_lock, write_lock
+from reprobox.images.lockfile import read_lock, write_lock
+from reprobox.images.lockmodel import Inputs, Lock, LockedImage
 from reprobox.images.project_name import project_tag
 
 pytestmark = pytest.mark.engine

@@ -13,28 +13,16 @@ import tarfile
 import docker.errors
 import pytest
 from support.cli import BIN, Cli
-from support.proxy import BLOB, MANIFEST, Proxy
-from support.registry import running_registry
+from support.proxy import BLOB, MANIFEST
 
-from reprobox.images.lockfile import Inputs, Lock, LockedDeb, LockedImage, read_lock, write_lock
+from reprobox.images.lockfile import read_lock, write_lock
+from reprobox.images.lockmodel import Inputs, Lock, LockedDeb, LockedImage
 
 pytestmark = pytest.mark.engine
 
 DIGEST = r"sha256:[0-9a-f]{64}"
 ROOM = 64 << 20
 """More memory than a save or a load takes beyond an idle reprobox, in bytes."""
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory):
-    with running_registry(tmp_path_factory.mktemp("registry")) as registry:
-        yield registry
-
-
-@pytest.fixture
-def proxy(registry):
-    with Proxy(registry.address) as proxy:
-        yield proxy
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import time
 
 import pytest
 from support.daemon import TAG
+from support.engine import finish
 
 from reprobox.engines import GPUS_LABEL, RUN_LABEL, BoxSpec, EngineName, Exit, GpuBox, Mount, open_engine
 from reprobox.engines.fake import FakeEngine, Script
@@ -60,19 +61,6 @@ def make(request, tmp_path, monkeypatch):
         return box.engine.create(spec)
 
     return box
-
-
-def finish(box):
-    seen = {"stdout": b"", "stderr": b""}
-
-    def write(stream, data):
-        seen[stream] += data
-
-    with box:
-        box.attach()
-        box.start()
-        box.stream(write, print)
-        return box.wait(), seen["stdout"], seen["stderr"]
 
 
 def test_the_exit_code_is_the_commands(make):

@@ -9,7 +9,7 @@ import os
 import pytest
 from support import nvml
 from support.cli import Cli
-from support.daemon import Daemon, SmallImage
+from support.daemon import Daemon
 from support.gpus_engine import CUDA_TAG, StandInHook, environment_of
 
 pytestmark = [
@@ -25,9 +25,8 @@ VISIBLE = (
 
 
 @pytest.fixture(scope="module")
-def cuda_image(docker_client, image, tmp_path_factory):
-    small = SmallImage(docker_client, image, tmp_path_factory.mktemp("image") / "small.tar")
-    return small.labelled("reprobox.variant", "cuda")
+def cuda_image(small_image):
+    return small_image.labelled("reprobox.variant", "cuda")
 
 
 @pytest.fixture(scope="module")

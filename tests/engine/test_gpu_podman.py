@@ -8,6 +8,7 @@ import time
 import pytest
 from support import nvml
 from support.daemon import TAG
+from support.engine import finish
 from support.gpus_engine import CUDA_TAG, StandInCdi
 from support.podman import require_podman
 
@@ -72,22 +73,9 @@ def box_of(service, *command, gpus=(), **more):
     return BoxSpec(**{**given, **more})
 
 
-def finish(box):
-    seen = {"stdout": b"", "stderr": b""}
-
-    def write(stream, data):
-        seen[stream] += data
-
-    with box:
-        box.attach()
-        box.start()
-        box.stream(write, print)
-        return box.wait().code, seen["stdout"], seen["stderr"]
-
-
 def look(engine, service, gpus):
-    code, stdout, stderr = finish(engine.create(box_of(service, "python", "-c", LOOK, gpus=gpus)))
-    assert code == 0, stderr
+    ended, stdout, stderr = finish(engine.create(box_of(service, "python", "-c", LOOK, gpus=gpus)))
+    assert ended.code == 0, stderr
     return json.loads(stdout)
 
 

@@ -13,7 +13,7 @@ from support.wheel import make_sdist, make_wheel
 
 from reprobox.errors import ArtefactError, BuildError
 from reprobox.images import BuildRequest
-from reprobox.images.lockfile import Inputs, Lock, Missing
+from reprobox.images.lockmodel import Inputs, Lock, Missing
 from reprobox.images.project import build_project
 from reprobox.images.project_name import project_tag
 

@@ -13,7 +13,8 @@ from support.proxy import UPLOAD, Proxy
 
 from reprobox.engines.connection import connect
 from reprobox.errors import LockError, RegistryError, UsageError
-from reprobox.images.lockfile import Inputs, Lock, LockedImage, read_lock, write_lock
+from reprobox.images.lockfile import read_lock, write_lock
+from reprobox.images.lockmodel import Inputs, Lock, LockedImage
 from reprobox.images.project_name import project_tag
 from reprobox.images.registry import note_in_lock, pull_locked, push_image
 

@@ -33,3 +33,17 @@ def boxes_left(client, run_ids):
         for c in client.containers.list(all=True, filters={"label": RUN_LABEL}, ignore_removed=True)
         if c.labels[RUN_LABEL] in run_ids
     ]
+
+
+def finish(box):
+    """Carry a box out to its end; return that, and what came on stdout and on stderr."""
+    seen = {"stdout": b"", "stderr": b""}
+
+    def write(stream, data):
+        seen[stream] += data
+
+    with box:
+        box.attach()
+        box.start()
+        box.stream(write, print)
+        return box.wait(), seen["stdout"], seen["stderr"]

@@ -8,7 +8,7 @@ import io
 import tarfile
 import zipfile
 
-from reprobox.images.lockfile import LockedSdist, LockedWheel
+from reprobox.images.lockmodel import LockedSdist, LockedWheel
 
 
 def make_wheel(folder, name, files, *, version="1.0", scripts=()):

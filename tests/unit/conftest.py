@@ -1,4 +1,4 @@
-"""Unit tests are hermetic by force: no socket, no process."""
+"""Unit tests are hermetic by force: no socket, no process. And a machine for the doctor to examine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import os
 import subprocess
 
 import pytest
+
+from reprobox.doctor import Patient
+from reprobox.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -18,3 +21,9 @@ def _hermetic(monkeypatch, socket_disabled):
     for name in list(os.environ):
         if name.startswith("REPROBOX_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def patient(tmp_path):
+    """A machine of which nothing is known yet, with no setting and no environment."""
+    return Patient(settings=Settings.load({}, tmp_path, {}), directory=tmp_path, environment={})

@@ -111,13 +111,16 @@ def test_a_stopped_run_keeps_its_claim(folder):
         assert held(folder) == [(RUN, UUIDS[0])]
 
 
-def test_a_claim_lives_on_with_a_child_that_has_its_descriptor_after_its_maker_was_killed(folder):
+@contextlib.contextmanager
+def killed(folder, *, descriptor_kept):
+    """A run with a claim started a program and was killed; the program runs on until the end of the block."""
+
     def work(me):
         claim = take(folder)
         child = os.fork()
         if not child:
-            # As after an exec: of all that was open, the one descriptor is left.
-            os.set_inheritable(claim.fileno(), True)
+            # As after an exec: of all that was open, the one descriptor is left, or none.
+            os.set_inheritable(claim.fileno(), descriptor_kept)
             os.execve("/bin/sleep", ["sleep", "60"], {})
         me.tell(child)
         sleep_for_ever()
@@ -128,33 +131,7 @@ def test_a_claim_lives_on_with_a_child_that_has_its_descriptor_after_its_maker_w
         try:
             other.send(signal.SIGKILL)
             other.wait()
-            assert held(folder) == [(RUN, UUIDS[0])]
-        finally:
-            os.kill(child, signal.SIGKILL)
-        until = time.monotonic() + 10
-        while held(folder) and time.monotonic() < until:
-            time.sleep(0.01)
-        assert held(folder) == []
-
-
-def test_a_claim_is_not_handed_to_programs_that_are_started(folder):
-    """The twin: without the descriptor the program does not keep the claim."""
-
-    def work(me):
-        take(folder)
-        child = os.fork()
-        if not child:
-            os.execve("/bin/sleep", ["sleep", "60"], {})
-        me.tell(child)
-        sleep_for_ever()
-
-    with Other(work) as other:
-        child = other.hear()
-        await_program(child, "sleep")
-        try:
-            other.send(signal.SIGKILL)
-            other.wait()
-            assert held(folder) == []
+            yield
         finally:
             os.kill(child, signal.SIGKILL)
 
@@ -164,6 +141,21 @@ def await_program(pid, name):
     while Path(f"/proc/{pid}/comm").read_text().strip() != name:
         assert time.monotonic() < until
         time.sleep(0.005)
+
+
+def test_a_claim_lives_on_with_a_child_that_has_its_descriptor_after_its_maker_was_killed(folder):
+    with killed(folder, descriptor_kept=True):
+        assert held(folder) == [(RUN, UUIDS[0])]
+    until = time.monotonic() + 10
+    while held(folder) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert held(folder) == []
+
+
+def test_a_claim_is_not_handed_to_programs_that_are_started(folder):
+    """The twin: without the descriptor the program does not keep the claim."""
+    with killed(folder, descriptor_kept=False):
+        assert held(folder) == []
 
 
 def test_a_process_that_leaves_a_claim_to_its_child_does_not_end_it(folder):

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from reprobox.engines.base import BoxOptions, BoxSpec, Device, Mount, Port, Ulimit
-from reprobox.engines.creation import create_arguments
-from reprobox.errors import BoxError, UsageError
-from reprobox.runs import docker_flags
+from reprobox.engines.base import BoxOptions, Port, Ulimit
+from reprobox.errors import UsageError
 from reprobox.runs.docker_flags import (
     _CAPABILITIES,
     DEFAULT_PIDS,
@@ -321,65 +317,6 @@ def test_the_capabilities_are_linuxs():
 
 
 @pytest.mark.parametrize(
-    ("text", "device"),
-    [
-        ("/dev/zero:/dev/nothing", Device(source="/dev/zero", target="/dev/nothing")),
-        ("/dev/zero:/dev/nothing:r", Device(source="/dev/zero", target="/dev/nothing", permissions="r")),
-        ("/dev/zero:/dev/a/../b:mwr", Device(source="/dev/zero", target="/dev/b", permissions="mwr")),
-    ],
-)
-def test_a_device(text, device):
-    assert parse_options({"device": [text]}).devices == (device,)
-
-
-def test_without_a_target_a_device_keeps_its_name_and_may_have_permissions(monkeypatch):
-    monkeypatch.setattr(docker_flags, "_checked_device", lambda source, given: Path(source))
-    assert parse_options({"device": ["/dev/fuse:rw"]}).devices == (
-        Device(source="/dev/fuse", target="/dev/fuse", permissions="rw"),
-    )
-
-
-def test_a_device_is_handed_to_the_engine_in_parts():
-    api = SimpleNamespace(create_host_config=lambda **host: host)
-    options = parse_options({"device": ["/dev/zero:/dev/nothing:rw"]})
-    spec = BoxSpec(run_id="1", name="x", command=("true",), directory="/", environment={}, options=options)
-    assert create_arguments(api, spec)["host_config"]["devices"] == [
-        {"PathOnHost": "/dev/zero", "PathInContainer": "/dev/nothing", "CgroupPermissions": "rw"}
-    ]
-
-
-def test_a_device_that_is_not_there():
-    with pytest.raises(BoxError, match="No such file"):
-        parse_options({"device": ["/dev/reprobox-has-no-such"]})
-
-
-def test_a_device_is_judged_by_what_its_link_leads_to(monkeypatch):
-    monkeypatch.setattr(Path, "resolve", lambda self, strict=False: Path("/dev/sda"))
-    with pytest.raises(UsageError, match="with /dev/sda the box"):
-        parse_options({"device": ["/dev/zero:/dev/x"]})
-
-
-@pytest.mark.parametrize("real", ["/etc", "/dev/by:number"])
-def test_a_link_out_of_dev_or_to_a_name_the_engine_would_split_is_refused(real, monkeypatch):
-    monkeypatch.setattr(Path, "resolve", lambda self, strict=False: Path(real))
-    monkeypatch.setattr(Path, "rglob", lambda self, pattern: [])
-    with pytest.raises(UsageError, match="the machine itself"):
-        parse_options({"device": ["/dev/zero:/dev/x"]})
-
-
-def test_a_disk_of_any_name_is_refused(monkeypatch):
-    monkeypatch.setattr(Path, "is_block_device", lambda self: True)
-    with pytest.raises(UsageError, match="every file on it"):
-        parse_options({"device": ["/dev/zero:/dev/x"]})
-
-
-def test_a_folder_of_devices_is_judged_by_each_of_them(monkeypatch):
-    monkeypatch.setattr(Path, "rglob", lambda self, pattern: [Path("/dev/null"), Path("/dev/sda")])
-    with pytest.raises(UsageError, match="with /dev/sda the box"):
-        parse_options({"device": ["/dev/zero:/dev/x"]})
-
-
-@pytest.mark.parametrize(
     ("text", "user"), [("1000", (1000, None)), ("1000:100", (1000, 100)), ("root", (0, None)), ("0:root", (0, 0))]
 )
 def test_a_user(text, user):
@@ -392,129 +329,3 @@ def test_a_user(text, user):
 def test_a_user_by_another_name_is_refused(text):
     with pytest.raises(UsageError, match="give numbers"):
         parse_user(text)
-
-
-DEFAULTS = "rw,noexec,nosuid,nodev"
-
-
-@pytest.mark.parametrize(
-    ("text", "target", "options"),
-    [
-        ("/scratch", "/scratch", DEFAULTS),
-        ("/a//b/", "/a/b", DEFAULTS),
-        ("/scratch:size=64m,mode=1777", "/scratch", DEFAULTS + ",size=64m,mode=1777"),
-        ("/scratch:exec", "/scratch", "rw,exec,nosuid,nodev"),
-        ("/scratch:exec,noexec,ro", "/scratch", "ro,noexec,nosuid,nodev"),
-        ("/scratch:size=1m,size=50%", "/scratch", DEFAULTS + ",size=50%"),
-        ("/scratch:suid,dev,uid=1,gid=2,nr_inodes=10k", "/scratch", "rw,noexec,suid,dev,uid=1,gid=2,nr_inodes=10k"),
-    ],
-)
-def test_a_tmpfs(text, target, options):
-    assert parse_tmpfs(text) == (target, options)
-
-
-@pytest.mark.parametrize(
-    "option",
-    [
-        "",
-        "size",
-        "size=",
-        "size=-1",
-        "size=0",
-        "size=101%",
-        "mode=999",
-        "mode=rwx",
-        "uid=me",
-        "bind",
-        "rw=1",
-        "mpol=x",
-        "EXEC",
-        "size=1m:x",
-    ],
-)
-def test_another_option_of_a_tmpfs_is_refused(option):
-    with pytest.raises(UsageError, match="no option of a tmpfs"):
-        parse_tmpfs(f"/scratch:{option}")
-
-
-@pytest.mark.parametrize("text", ["scratch", "/etc", "/run", "/a/../proc", "/", ":exec"])
-def test_a_tmpfs_over_the_system_is_refused(text):
-    with pytest.raises(UsageError, match="--tmpfs"):
-        parse_tmpfs(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("type=bind,source={}/data,target=/data", {}),
-        ("TYPE=bind,src=./data,dst=/data/", {}),
-        ("type=bind,src=data,destination=/data,readonly", {"read_only": True}),
-        ("type=bind,src=data,dst=/data,ro=TRUE", {"read_only": True}),
-        ("type=bind,src=data,dst=/data,ro=false", {}),
-        ('type=bind,"src={}/a,b:c",dst=/data', {"source": "{}/a,b:c"}),
-    ],
-)
-def test_a_bind_mount(text, expected, tmp_path):
-    for name in ("data", "a,b:c"):
-        (tmp_path / name).mkdir()
-    source = expected.get("source", "{}/data").format(tmp_path)
-    mount = parse_mount(text.replace("{}", str(tmp_path)), tmp_path)
-    assert mount == Mount(source=source, target="/data", read_only=expected.get("read_only", False))
-
-
-def test_a_volume_is_the_default(tmp_path):
-    assert parse_mount("src=cache,dst=/cache,ro", tmp_path) == Mount(
-        source="cache", target="/cache", read_only=True, kind="volume"
-    )
-
-
-def test_a_tmpfs_mount(tmp_path):
-    assert parse_mount("type=tmpfs,dst=/x", tmp_path) == ("/x", DEFAULTS)
-    text = "type=tmpfs,dst=/x,ro,tmpfs-size=1g,tmpfs-mode=0700"
-    assert parse_mount(text, tmp_path) == ("/x", "ro,noexec,nosuid,nodev,size=1g,mode=0700")
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("type=bind,src=/tmp", "no target"),
-        ("type=bind,dst=/x", "to have a source"),
-        ("dst=/x", "to have a source"),
-        ("type=tmpfs,src=/tmp,dst=/x", "no source"),
-        ("type=npipe,src=a,dst=/x", "type cannot be 'npipe'"),
-        ("type=bind,src=.,dst=/etc", "cannot be mounted over"),
-        ("type=bind,src=.,dst=x", "not absolute"),
-        ("type=bind,src=/var/run,dst=/x", "engine's socket"),
-        ("type=bind,src=.,dst=/x,bind-propagation=rshared", "no 'bind-propagation'"),
-        ("type=volume,src=a,dst=/x,volume-opt=o=bind", "no 'volume-opt'"),
-        ("type=bind,src=.,dst=/x,readnly", "did you mean readonly"),
-        ("type=bind,src=.,dst=/x,ro=maybe", "ro cannot be 'maybe'"),
-        ("type=bind,src=.,dst=/x,ro=", "ro cannot be"),
-        ("type=bind,src=.,source=/tmp,dst=/x", "source is given twice"),
-        ("type=bind,src=,dst=/x", "src cannot be ''"),
-        ("type=bind,src,dst=/x", "src cannot be ''"),
-        ("type=bind,src= .,dst=/x", "src cannot be"),
-        ("type=bind, src=.,dst=/x", "no ' src'"),
-        ("type=bind,src=.,dst=/x,", "no ''"),
-        ("type=bind,src=.,dst=/x,tmpfs-size=1g", "for type=tmpfs alone"),
-        ("type=tmpfs,dst=/x,tmpfs-size=1g:exec", "no option of a tmpfs"),
-        ('type=tmpfs,dst=/x,"tmpfs-size=1g,exec"', "no option of a tmpfs"),
-        ('type=bind,"src=.,dst=/x', "quote"),
-        ('type=bind,"src="x,dst=/x', "quote"),
-        ('type=bind,src="x",dst=/x', "src cannot be"),
-        ("type=volume,src=/tmp,dst=/x", "add type=bind"),
-        ("type=volume,src=../x,dst=/x", "no volume's name"),
-        ("/tmp:/x", "no '/tmp:/x'"),
-    ],
-)
-def test_a_bad_mount_is_refused(text, words, tmp_path):
-    with pytest.raises(UsageError, match=words) as caught:
-        parse_mount(text, tmp_path)
-    assert caught.value.message.startswith(f"--mount {text}: ")
-    assert caught.value.remedy
-
-
-def test_a_source_that_is_not_there_is_not_made(tmp_path):
-    with pytest.raises(BoxError, match="does not exist"):
-        parse_mount("type=bind,src=nothing,dst=/x", tmp_path)
-    assert not (tmp_path / "nothing").exists()

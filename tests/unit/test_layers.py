@@ -9,23 +9,13 @@ import socket
 import tarfile
 
 import pytest
+from support.entries import file, folder
 
 from reprobox.errors import BuildError
 from reprobox.images.context import EPOCH
 from reprobox.images.layers import Entry, clean_name, entries_of_folder, entries_of_tar, header, write_layer
 
 CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000") + b"\xff"
-
-
-def file(name, content=b"content", **options):
-    return Entry(
-        name=name, kind="file", mode=options.pop("mode", 0o644), size=len(content), content=lambda: io.BytesIO(content),
-        **options,
-    )  # fmt: skip
-
-
-def folder(name, mode=0o755, **options):
-    return Entry(name=name, kind="folder", mode=mode, **options)
 
 
 def members(layer):

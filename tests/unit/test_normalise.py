@@ -10,26 +10,16 @@ import tarfile
 from dataclasses import replace
 
 import pytest
+from support.entries import file, folder
 from support.said import Said
 
 from reprobox.errors import BuildError, EngineError
-from reprobox.images.archive import CREATED, Image, assemble, read_archive, write_archive
+from reprobox.images.archive import CREATED, Image, archive_of, assemble, read_archive
 from reprobox.images.compare import first_difference
 from reprobox.images.layers import Entry, Layer, entries_of_tar, write_layer
 from reprobox.images.normalise import Folders, rewritten, settled
 
 DATED, NEVER_CHECKED, CHECKED = (b"\xa7\r\r\n" + bytes([flags, 0, 0, 0]) + bytes(8) for flags in (0, 1, 3))
-
-
-def file(name, content=b"content", **options):
-    return Entry(
-        name=name, kind="file", mode=options.pop("mode", 0o644), size=len(content), content=lambda: io.BytesIO(content),
-        **options,
-    )  # fmt: skip
-
-
-def folder(name, mode=0o755, **options):
-    return Entry(name=name, kind="folder", mode=mode, **options)
 
 
 def on(*below):
@@ -209,7 +199,7 @@ def test_the_archive_repeats_and_is_read_back_as_the_same_image(tmp_path):
     texts = []
     for _ in range(2):
         with path.open("wb") as out:
-            write_archive(image, "x:1", out)
+            out.writelines(archive_of(image, image.layers, "x:1"))
         texts.append(path.read_bytes())
     assert texts[0] == texts[1]
     read = read_archive(path)
