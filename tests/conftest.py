@@ -111,10 +111,15 @@ def podman(podman_service):
 
 
 class _Scheduler(LoadFileScheduling):
-    """A file's tests go to one worker, and so do all of Podman's: its user and its services are one."""
+    """A file's tests go to one worker, and so do those that share what takes long to make or is there once only."""
+
+    TOGETHER = {
+        "podman": "its user and its services are one",
+        "acceptance/test_lock": "the project they copy is locked once a worker, most of a minute",
+    }
 
     def _split_scope(self, nodeid):
-        return "podman" if "podman" in nodeid else super()._split_scope(nodeid)
+        return next((word for word in self.TOGETHER if word in nodeid), super()._split_scope(nodeid))
 
 
 def pytest_xdist_make_scheduler(config, log):

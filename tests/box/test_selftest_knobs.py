@@ -251,3 +251,15 @@ def test_the_hash_of_a_text_is_what_an_interpreter_gives(seed, text):
     done = subprocess.run([sys.executable, "-S", "-c", program, text], env=environment, stdout=subprocess.PIPE)
     assert int(done.stdout) == hash_under_seed(text, seed)
     assert int(done.stdout) != hash_under_seed(text, seed ^ 1)
+
+
+# --- progress ---------------------------------------------------------------------------------------------------------
+
+
+def test_progress_counts_every_result_the_all_reduce_too():
+    done = in_the_recipe(runner.LAUNCHER, arguments=("--cases", "matmul,all-reduce", "--repeat", "2"))
+    told = [json.loads(line) for line in done.stderr.splitlines() if line.startswith('{"case"')]
+    results = json.loads(done.stdout)["cases"]
+    assert [line["case"] for line in told] == [f"{r['name']}[{r['dtype']}] {r['device']}" for r in results]
+    assert [(line["done"], line["total"]) for line in told] == [(n, len(results)) for n in range(len(results))]
+    assert results[-1]["name"] == "all-reduce"

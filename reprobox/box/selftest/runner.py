@@ -16,6 +16,7 @@ import sys
 import time
 import warnings
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -31,7 +32,10 @@ from reprobox.box.selftest.measure import Measured, measure
 from reprobox.recipe import RANK_VARIABLES, BoxSettings, Profile, Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    _Step = tuple[str, Callable[[], "Result"]]
+    """A result's key, and what computes it."""
 
 __all__ = ["main"]
 
@@ -91,12 +95,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = [(case, device) for device in devices for case in _choose(options, device.type)]
     if options.second:
         return _second(chosen, document)
+    steps: list[_Step] = [(_key(c, device), partial(_run, c, device, options.repeat)) for c, device in chosen]
+    if options.tier == "full" and _is_chosen(collective.CASE, options):
+        steps.append((_key(collective.CASE, devices[0]), partial(_all_reduce, devices)))
     with _second_process(argv) as second:
-        results = [_run(case, device, options.repeat) for case, device in _progress(chosen, quiet=options.quiet)]
-        reduced = [_all_reduce(devices)] if options.tier == "full" and _is_chosen(collective.CASE, options) else []
-        _compare(results, second())
-    knobs_found = [knob.to_json() for knob in knobs]
-    found = _document([*results, *reduced], knobs_found, devices, settings.recipe.profile, options)
+        results = [compute() for compute in _progress(steps, quiet=options.quiet)]
+        _compare(results[: len(chosen)], second())  # a second process takes no part in the all-reduce
+    found = _document(results, [knob.to_json() for knob in knobs], devices, settings.recipe.profile, options)
     with document:
         json.dump(found, document)
     return 0 if found["passed"] else 1
@@ -259,14 +264,13 @@ def _all_reduce(devices: Sequence[torch.device]) -> Result:
     return result
 
 
-def _progress(chosen: Sequence[tuple[Case, torch.device]], *, quiet: bool) -> Iterator[tuple[Case, torch.device]]:
-    """Yield what was chosen one by one, and tell on stderr how far the test is: one JSON line a case."""
-    for number, (case, device) in enumerate(chosen):
+def _progress(steps: Sequence[_Step], *, quiet: bool) -> Iterator[Callable[[], Result]]:
+    """Yield what computes each result, one by one, and tell on stderr how far the test is: one JSON line a case."""
+    for number, (key, compute) in enumerate(steps):
         if not quiet:
-            line = {"case": _key(case, device), "done": number, "total": len(chosen)}
-            sys.stderr.write(json.dumps(line) + "\n")
+            sys.stderr.write(json.dumps({"case": key, "done": number, "total": len(steps)}) + "\n")
             sys.stderr.flush()
-        yield case, device
+        yield compute
 
 
 def _document(
