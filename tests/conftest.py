@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -20,6 +21,13 @@ from xdist.scheduler import LoadFileScheduling
 
 HERE = Path(__file__).parent
 IN_CI = bool(os.environ.get("CI"))
+
+
+def pytest_configure():
+    """A shell's background job ignores INT and QUIT, and what it starts inherits that: the suite must not."""
+    for number, ours in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, ours)
 
 
 @pytest.fixture(scope="session")
@@ -110,16 +118,18 @@ def podman(podman_service):
         assert not (manifest.parent / "box").exists()
 
 
+TOGETHER = {
+    "podman": "its user and its services are one",
+    "acceptance/test_lock": "the project they copy is locked once a worker, most of a minute",
+}
+"""What a test's name has in it that must stay with its like, and why."""
+
+
 class _Scheduler(LoadFileScheduling):
     """A file's tests go to one worker, and so do those that share what takes long to make or is there once only."""
 
-    TOGETHER = {
-        "podman": "its user and its services are one",
-        "acceptance/test_lock": "the project they copy is locked once a worker, most of a minute",
-    }
-
     def _split_scope(self, nodeid):
-        return next((word for word in self.TOGETHER if word in nodeid), super()._split_scope(nodeid))
+        return next((word for word in TOGETHER if word in nodeid), super()._split_scope(nodeid))
 
 
 def pytest_xdist_make_scheduler(config, log):
