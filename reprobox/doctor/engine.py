@@ -28,7 +28,7 @@ TRIED_API = (1, 41)
 TRIED_PODMAN = 4
 
 IMAGE_BYTES = {"cpu": 2 << 30, "cuda": 6 << 30}
-"""What an image takes while it is built or pulled, roughly: 1.4 GB and 5 GB of layers, and the wheels beside them."""
+"""What an image takes while it is built or pulled, roughly: 1 GB and 5 GB of layers, and the wheels beside them."""
 BOX_BYTES = 1 << 30
 """What the engine should have free for boxes, whose logs (40 MB each) and writable layers (--writable) lie there."""
 NO_BYTES = 64 << 20
