@@ -16,7 +16,7 @@ from reprobox.recipe import Recipe
 from reprobox.settings import Settings, switch_text
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -46,7 +46,7 @@ def recipe(
     if as_json:
         print(json.dumps({"schema": "reprobox.recipe/1", **chosen.to_json(), "knobs": knobs(chosen)}, indent=2))
         return
-    table_console().print(knob_table(chosen))
+    table_console().print(knob_list(chosen))
 
 
 def knobs(recipe: Recipe) -> list[dict[str, str | None]]:
@@ -63,22 +63,22 @@ def knobs(recipe: Recipe) -> list[dict[str, str | None]]:
     ]
 
 
-def knob_table(recipe: Recipe) -> Table:
-    """Return the knob table under ``recipe`` for a person to read."""
-    from rich import box
-    from rich.table import Table
+def knob_list(recipe: Recipe) -> RenderableType:
+    """Return the knobs under ``recipe`` for a person to read: name and value, and below them why, and known from where.
+
+    A list and no table: a reason is a sentence, and a column of it leaves eighty columns no room for the names.
+    """
+    from rich.console import Group
+    from rich.padding import Padding
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, title=f"the recipe under the profile {recipe.profile}", title_justify="left")
-    table.add_column("knob", no_wrap=True)
-    table.add_column("value", overflow="fold")
-    table.add_column("why, and where that is known from", overflow="fold", ratio=1)
+    blocks: list[RenderableType] = [Text(f"the recipe under the profile {recipe.profile}\n")]
     for knob in knobs(recipe):
         value = "(left alone)" if knob["value"] is None else knob["value"]
         why = Text(f"{knob['why']}\n")
-        why.append(str(knob["source"]), style="dim")
-        table.add_row(Text(str(knob["name"])), Text(value), why)
-    return table
+        why.append(f"{knob['source']}\n", style="dim")
+        blocks += [Text.assemble((str(knob["name"]), "bold"), f" = {value}"), Padding(why, (0, 0, 0, 4))]
+    return Group(*blocks)
 
 
 def _value(recipe: Recipe, value: str | None) -> str | None:

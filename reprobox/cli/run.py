@@ -16,7 +16,7 @@ from reprobox.cli.choice import Wanted, choose, gpu_rules, setting_texts
 from reprobox.cli.console import raw_say, say, silent, table_console
 from reprobox.cli.failures import guarded
 from reprobox.cli.flags import FLAGS, RunCommand, takes
-from reprobox.cli.recipe import knob_table, knobs
+from reprobox.cli.recipe import knob_list, knobs
 from reprobox.engines import EngineName
 from reprobox.errors import UsageError
 from reprobox.project import Project
@@ -152,7 +152,8 @@ def _print_plan(plan: RunPlan, *, as_json: bool) -> None:
         table.add_row(key, Text(shlex.join(value) if key == "command" else json.dumps(value)))
     console = table_console()
     console.print(table)
-    console.print(knob_table(plan.recipe))
+    console.print()
+    console.print(knob_list(plan.recipe))
 
 
 def _introduce(plan: RunPlan, choice: Choice, tell: Callable[[str], None]) -> None:

@@ -136,7 +136,7 @@ def checked_target(target: str, given: str) -> str:
 def checked_source(source: str, directory: Path, given: str) -> str:
     """Return the resolved source of a bind mount, relative to ``directory``.
 
-    :raises UsageError: where it holds the engine's socket.
+    :raises UsageError: where it leads to the engine or the kernel.
     :raises BoxError: when it does not exist or cannot be read.
     """
     path, there = _looked_up(source, directory, given)
@@ -146,8 +146,8 @@ def checked_source(source: str, directory: Path, given: str) -> str:
         )
     if reaches_the_engine(path):
         raise UsageError(
-            f"{given}: {path} holds the engine's socket, and with it the whole machine",
-            remedy="mount a folder further down",
+            f"{given}: {path} leads to the engine or the kernel, and so to the whole machine",
+            remedy="mount a folder that holds data alone",
         )
     return checked_text(str(path), f"{given}: the source")
 
