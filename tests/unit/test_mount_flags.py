@@ -98,7 +98,7 @@ def test_a_tmpfs_mount(tmp_path):
         ("type=npipe,src=a,dst=/x", "type cannot be 'npipe'"),
         ("type=bind,src=.,dst=/etc", "cannot be mounted over"),
         ("type=bind,src=.,dst=x", "not absolute"),
-        ("type=bind,src=/var/run,dst=/x", "engine's socket"),
+        ("type=bind,src=/var/run,dst=/x", "leads to the engine"),
         ("type=bind,src=.,dst=/x,bind-propagation=rshared", "no 'bind-propagation'"),
         ("type=volume,src=a,dst=/x,volume-opt=o=bind", "no 'volume-opt'"),
         ("type=bind,src=.,dst=/x,readnly", "did you mean readonly"),
