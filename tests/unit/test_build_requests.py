@@ -34,7 +34,11 @@ def build(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("locked", [False, True], ids=["bare", "locked"])
 @pytest.mark.parametrize(
     ("tag", "why"),
-    [("mine@sha256:" + "a" * 64, "has a digest"), ("Mine:1", "must be lower case"), ("mine:a b", "the tag 'a b' is not")],
+    [
+        ("mine@sha256:" + "a" * 64, "has a digest"),
+        ("Mine:1", "must be lower case"),
+        ("mine:a b", "the tag 'a b' is not"),
+    ],
 )
 def test_a_tag_that_no_image_can_have_is_refused_before_the_engine_is_asked(build, locked, tag, why):
     code, told = build("--tag", tag, locked=locked)
