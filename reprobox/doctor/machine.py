@@ -7,9 +7,11 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +27,8 @@ from reprobox.runs.plan import default_shm_bytes
 from reprobox.sizes import human_size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from reprobox.doctor.patient import Patient
 
 __all__ = [
@@ -32,6 +36,7 @@ __all__ = [
     "cache",
     "claims",
     "clock",
+    "end_python",
     "git",
     "judge_clock",
     "judge_git",
@@ -47,6 +52,12 @@ LEAST_SHM_BYTES = 1 << 30
 LEAST_CACHE_BYTES = 1 << 30
 APART_SECONDS = 60
 """By how much the engine's clock may differ: a registry's token or certificate is refused beyond some minutes."""
+GIT_SECONDS = 4.0
+_PROBE = """
+import json, torch
+# A line of its own, whatever was said before it.
+print("\\n" + json.dumps([torch.__version__, torch.version.cuda]), flush=True)
+"""
 _SHM = Path("/dev/shm")  # noqa: S108  # it is looked at, and nothing is put there
 _UNSYNCHRONISED_MICROSECONDS = 16_000_000
 """From this error on the kernel itself says that the clock is not kept (STA_UNSYNC): adjtimex(2)."""
@@ -169,7 +180,14 @@ def git(patient: Patient) -> Finding:
         return skipped(f"{root} is no git checkout, so that runs record no commit")
     if shutil.which("git") is None:
         return judge_git(str(root), None, "")
-    code, said = _answer("git", "-C", str(root), "status", "--porcelain=v2", "--branch")
+    try:
+        code, said = _answer("git", "-C", str(root), "status", "--porcelain=v2", "--branch", seconds=GIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        return warn(
+            f"git has not told the state of {root} after {GIT_SECONDS:g} s; each run waits for it, half a minute at most, "
+            "and then records no commit",
+            "see what `git status` waits for: `git config core.untrackedCache true` and core.fsmonitor help large checkouts",
+        )
     return judge_git(str(root), code, said)
 
 
@@ -208,9 +226,25 @@ def python(patient: Patient) -> Finding:
     program = shutil.which("python")
     if program is None:
         return judge_python(None, 0, "")
-    probe = "import json, torch; print(json.dumps([torch.__version__, torch.version.cuda]))"
     driver = patient.inventory.driver if patient.inventory is not None and patient.gpus else None
-    return judge_python(program, *_answer(program, "-c", probe, seconds=25), driver=driver)
+    # A session of its own, so that what a wrapper has started goes with it.
+    with subprocess.Popen(
+        (program, "-c", _PROBE),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
+        start_new_session=True,
+    ) as patient.python:
+        said, _ = patient.python.communicate()
+    return judge_python(program, patient.python.returncode, said.decode(errors="replace"), driver=driver)
+
+
+def end_python(patient: Patient) -> None:
+    """End the Python of a check that was given up."""
+    if patient.python is not None and patient.python.returncode is None:
+        with suppress(ProcessLookupError):
+            os.killpg(patient.python.pid, signal.SIGKILL)
 
 
 def judge_python(program: str | None, code: int, said: str, *, driver: str | None = None) -> Finding:
@@ -221,20 +255,39 @@ def judge_python(program: str | None, code: int, said: str, *, driver: str | Non
     if program is None:
         return warn("there is no python on PATH", "activate the environment that your programs are to run in")
     lines = [line for line in said.splitlines() if line.strip()]
-    if code == 0 and lines:
-        torch, cuda = json.loads(lines[-1])
-        if driver is not None and cuda is None:
-            return warn(
-                f"{program}, torch {torch} computes on the CPU alone, and this machine has GPUs",
-                "install a build of torch for CUDA",
-            )
-        if driver is not None and (finding := judge_cuda(driver, cuda)).verdict is Verdict.FAIL:
-            return fail(finding.seen.replace("the image's", f"torch {torch}'s"), finding.remedy)
-        return ok(f"{program}, torch {torch} ({f'CUDA {cuda}' if cuda else 'CPU alone'})")
+    if code == 0:
+        versions = _versions(lines)
+        if versions is None:
+            return fail(f"{program} ends well and does not say which torch it has", "see what that program is")
+        return _judge_torch(program, *versions, driver)
     last = lines[-1].strip() if lines else f"exit code {code}"
     if "No module named 'torch'" in last:
         return warn(f"{program} has no torch", "install torch there, or activate the environment that has it")
     return fail(f"torch does not load in {program} ({last})", "install torch again in that environment")
+
+
+def _judge_torch(program: str, torch: str, cuda: str | None, driver: str | None) -> Finding:
+    if driver is not None and cuda is None:
+        return warn(
+            f"{program}, torch {torch} computes on the CPU alone, and this machine has GPUs",
+            "install a build of torch for CUDA",
+        )
+    if driver is not None and (finding := judge_cuda(driver, cuda)).verdict is Verdict.FAIL:
+        return fail(finding.seen.replace("the image's", f"torch {torch}'s"), finding.remedy)
+    return ok(f"{program}, torch {torch} ({f'CUDA {cuda}' if cuda else 'CPU alone'})")
+
+
+def _versions(lines: Sequence[str]) -> tuple[str, str | None] | None:
+    """Return torch's version and its CUDA's from what the probe said; others may speak before it, and at the exit."""
+    for line in reversed(lines):
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        match found:
+            case [str() as torch, (str() | None) as cuda]:
+                return torch, cuda
+    return None
 
 
 def claims(patient: Patient) -> Finding:
@@ -254,7 +307,7 @@ def claims(patient: Patient) -> Finding:
     return ok(f"{machine_folder()}, {count} run{'' if count == 1 else 's'} with GPUs now")
 
 
-def _answer(*command: str, seconds: float = 4) -> tuple[int, str]:
+def _answer(*command: str, seconds: float) -> tuple[int, str]:
     """Return how a program ended, and all it said. :raises subprocess.TimeoutExpired: which kills it."""
     # In English: what is looked for in it is.
     done = subprocess.run(

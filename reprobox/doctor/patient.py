@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from reprobox.gpus.request import left_to_default
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Mapping
     from pathlib import Path
 
@@ -64,7 +65,8 @@ class EngineFacts:
 class Patient:
     """A machine with its engine, for a person in a folder with settings. The checks fill in what is ``None`` at first.
 
-    ``inventory`` stays ``None`` where the driver is broken, and ``box`` is the run id of a box that a check has begun to make.
+    ``inventory`` stays ``None`` where the driver is broken, and ``box`` is the run id of a box that a check has begun to make,
+    ``python`` the process that tries torch.
     """
 
     settings: Settings
@@ -76,6 +78,7 @@ class Patient:
     reference: str | None = None
     image: ImageInfo | None = None
     box: str | None = None
+    python: subprocess.Popen[bytes] | None = None
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:

@@ -22,7 +22,7 @@ import requests.exceptions
 import urllib3.exceptions
 
 from reprobox.engines.answers import Trouble, retry_after, trouble_of
-from reprobox.engines.connection import engine_errors
+from reprobox.engines.connection import NoSuchThing, engine_errors
 from reprobox.errors import RegistryError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def pull(
     transfer = _Transfer(client, wanted, "pull", "/images/create", parameters, listener)
     digest = _until_done(transfer, patience or Patience()) or wanted.digest or _digest_here(client, wanted)
     if digest is None:
-        raise RegistryError(f"the engine does not say what it pulled for {wanted}", remedy="pull it by digest")
+        raise RegistryError(f"the engine pulled {wanted} and did not say its digest", remedy="name it by its digest")
     if wanted.digest not in {None, digest}:
         raise RegistryError(
             f"the engine pulled {digest} for {wanted}", remedy="check the registry; do not use the image"
@@ -111,8 +111,11 @@ def push(
 
 def _digest_here(client: docker.DockerClient, wanted: Reference) -> str | None:
     """Return the digest of what was just fetched; Podman's stream says none, and its tag now names nothing else."""
-    with engine_errors(f"look up {wanted}"):
-        names = client.images.get(str(wanted)).attrs.get("RepoDigests") or ()
+    try:
+        with engine_errors(f"look up {wanted}"):
+            names = client.images.get(str(wanted)).attrs.get("RepoDigests") or ()
+    except NoSuchThing:
+        return None
     here = (name.partition("@") for name in names)
     return next((digest for name, _, digest in here if name == wanted.name), None)
 
@@ -300,6 +303,7 @@ def _final(transfer: _Transfer, failed: _TryFailed, tries: int, patience: Patien
         return RegistryError(
             f"the engine could not {doing}: no progress for {patience.stall_seconds:g} s{also}",
             remedy="check the network and the registry, or allow longer silences (--stall-timeout)",
+            detail=f"no progress for {patience.stall_seconds:g} s",
         )
     match failed.trouble:
         case Trouble.CORRUPT:
@@ -322,4 +326,4 @@ def _final(transfer: _Transfer, failed: _TryFailed, tries: int, patience: Patien
             remedy = "check its name, your login (docker login) and the network"
         case _:
             assert_never(failed.trouble)
-    return RegistryError(f"the engine could not {doing}: {why}", remedy=remedy)
+    return RegistryError(f"the engine could not {doing}: {why}", remedy=remedy, detail=words)

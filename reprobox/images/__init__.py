@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from reprobox.errors import UsageError
 from reprobox.images.sources import Variant, input_digest, local_tag
+from reprobox.reference import parse
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,6 +72,11 @@ class BuildRequest:
     no_cache: bool = False
     compiler: bool = True
 
+    def __post_init__(self) -> None:
+        """Refuse a bad tag before anything is done. :raises UsageError: it is no name, or names what there cannot be."""
+        if self.tag is not None and parse(self.tag).digest:
+            raise UsageError(f"the tag {self.tag!r} has a digest", remedy="name the image as NAME:TAG")
+
 
 @dataclass(frozen=True, kw_only=True)
 class BuildResult:
@@ -104,7 +111,7 @@ class BuildResult:
 def build(request: BuildRequest, *, client: docker.DockerClient, report: Reporter) -> BuildResult:
     """Build the image of ``request``, or return the one that is already there with the same inputs.
 
-    :raises UsageError: ``base`` or ``tag`` is not an image reference.
+    :raises UsageError: ``base`` is not an image reference.
     :raises ArtefactError: a wheel of the lock cannot be had.
     :raises BuildError: a step failed; the log's tail is its detail.
     :raises EngineError: the engine refused, or the base cannot be pulled.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -24,6 +25,7 @@ __all__ = ["ArtefactCache", "Downloader", "artefact_folder"]
 _CHUNK: Final = 1 << 18
 _TRIES: Final = 5
 _PATIENCE: Final = (10.0, 60.0)  # seconds to connect, and between two pieces of an answer
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _ADDRESSES: Final = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS")
 
 
@@ -144,18 +146,15 @@ class Downloader:
         :param progress: told of every so many bytes that came; a negative number takes some back.
         :raises ArtefactError: it cannot be had, or its content is another.
         """
-        parts = urlsplit(url)
-        if parts.scheme == "file":
-            copied = self._copied(Path(unquote(parts.path)), sha256, file)
-            progress(copied.stat().st_size)
-            return copied
-        with self.cache.partial(sha256) as partial:
-            placed = self.cache.find(sha256, file)  # another process may have brought it meanwhile
-            if placed is None:
-                self._filled(url, partial, file, progress)
-                placed = self.cache.add(Path(partial.name), sha256, file, move=True)
-            else:
-                self.cache.forget_partial(sha256)
+        try:
+            parts = urlsplit(url)
+            if parts.scheme == "file":
+                copied = self._copied(Path(unquote(parts.path)), sha256, file)
+                progress(copied.stat().st_size)
+                return copied
+            placed = self._downloaded(url, sha256, file, progress)
+        except OSError as error:  # of this machine: a full disk fails at every write, at the last of them a close
+            raise self._not_here(file, error) from error
         if placed is None:
             raise ArtefactError(
                 f"{file} came with another content than the lock says",
@@ -185,6 +184,24 @@ class Downloader:
             raise ArtefactError(f"{path} is not the {file} of the lock", remedy="fetch it again into that folder")
         return placed
 
+    def _downloaded(self, url: str, sha256: str, file: str, progress: Callable[[int], None]) -> Path | None:
+        with self.cache.partial(sha256) as partial:
+            placed = self.cache.find(sha256, file)  # another process may have brought it meanwhile
+            if placed is not None:
+                self.cache.forget_partial(sha256)
+                return placed
+            self._filled(url, partial, file, progress)
+            return self.cache.add(Path(partial.name), sha256, file, move=True)
+
+    def _not_here(self, file: str, error: OSError) -> ArtefactError:
+        if error.errno is None:  # requests' own, of a file of certificates that is not there
+            return ArtefactError(f"{file} cannot be fetched ({error})", remedy="correct the setting", detail=str(error))
+        if error.errno in _FULL:
+            remedy = f"make room for {self.cache.root}, or set XDG_CACHE_HOME to a folder with more; what came is kept"
+        else:
+            remedy = f"see why {self.cache.root} cannot be written to, or set XDG_CACHE_HOME to another folder"
+        return ArtefactError(f"{file} cannot be kept ({error.strerror})", remedy=remedy, detail=str(error))
+
     def _filled(self, url: str, partial: IO[bytes], file: str, progress: Callable[[int], None]) -> None:
         import requests
 
@@ -196,7 +213,7 @@ class Downloader:
                 with self._session(url) as session:
                     self._receive(session, url, partial, progress)
                 return
-            except (requests.RequestException, OSError, _CutOff) as error:
+            except (requests.RequestException, ConnectionError, TimeoutError, _CutOff) as error:
                 # A refusal is final; what is busy, or broke off, may come with the next try.
                 status = getattr(getattr(error, "response", None), "status_code", None)
                 problem = error

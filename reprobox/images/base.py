@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from reprobox import reference
-from reprobox.engines.digests import patient
-from reprobox.errors import BuildError, EngineError, ImageNotFound
+from reprobox.errors import BuildError, EngineError, EngineUnavailable, ImageNotFound, RegistryError
 from reprobox.images.bootstrap import COMPILER, PACKAGES, bootstrap, tag_of
 from reprobox.images.sources import image_root
 
@@ -60,7 +59,10 @@ def choose_base(
         return _pulled(locked, client=client, report=report)
     report.say(f"the lock names no base; trying {SLIM}")
     try:
-        return _pulled(reference.parse(SLIM), client=client, report=report)
+        # Without a network this is to fall back at once.
+        return _pulled(reference.parse(SLIM), client=client, report=report, retries=0)
+    except EngineUnavailable:
+        raise
     except EngineError as error:
         why = (error.detail or error.message).strip()
         report.say(f"{SLIM} cannot be pulled ({why}); bootstrapping the base from this machine's apt sources instead")
@@ -164,24 +166,17 @@ def _bootstrapped(client: docker.DockerClient, cache: Path, report: Reporter, *,
     return Base(source=tag_of(image_id), digest=image_id, record=f"{BOOTSTRAP}@{image_id}")
 
 
-def _pulled(wanted: Reference, *, client: docker.DockerClient, report: Reporter) -> Base:
-    import docker.errors
+def _pulled(wanted: Reference, *, client: docker.DockerClient, report: Reporter, retries: int | None = None) -> Base:
+    """Have the engine fetch ``wanted``; ``retries`` is how often it is tried again, the usual number by default."""
+    from reprobox.engines.transfer import Patience, pull
 
     asked = _with_tag(wanted)
-    digest = asked.digest
     try:
-        with patient(client):
-            for message in client.api.pull(asked.name, tag=asked.digest or asked.tag, stream=True, decode=True):
-                if "error" in message:
-                    raise _not_pulled(asked, str(message["error"]))
-                status = str(message.get("status", ""))
-                report.log(" ".join(filter(None, (message.get("id"), status, message.get("progress")))))
-                if status.startswith("Digest: "):  # the answer itself, so that a tag moved meanwhile changes nothing
-                    digest = status.removeprefix("Digest: ").strip()
-    except docker.errors.APIError as error:
-        raise _not_pulled(asked, str(error.explanation or error)) from error
-    if not digest:
-        raise EngineError(f"the engine pulled {asked} and did not say its digest", remedy="name the base by digest")
+        digest = pull(client, asked, report, patience=None if retries is None else Patience(retries=retries))
+    except RegistryError as error:
+        if not error.detail:  # not a transfer that failed: another image came, or the login cannot be read
+            raise
+        raise _not_pulled(asked, error.detail) from error
     report.say(f"the base {asked} is {digest}")
     return Base(source=f"{asked.name}@{digest}", digest=digest, record=digest, name=str(asked))
 

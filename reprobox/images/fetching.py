@@ -241,9 +241,11 @@ def _missing(missing: Sequence[Artefact], *, offline: bool, problems: Mapping[st
             remedy="fetch without --offline, or pass --wheelhouse DIR",
             detail="\n".join(names),
         )
-    why = next((str(problems[one.sha256].message) for one in missing if one.sha256 in problems), "no source has them")
+    first = next((problems[one.sha256] for one in missing if one.sha256 in problems), None)
+    elsewhere = "configure an index (pip) or a mirror (apt) that serves the exact file, or pass --wheelhouse DIR"
     return ArtefactError(
-        f"{listed} cannot be had: {why}",
-        remedy="configure an index (pip) or a mirror (apt) that serves the exact file, or pass --wheelhouse DIR",
+        f"{listed} cannot be had: {first.message if first else 'no source has them'}",
+        # No source is at fault where this machine cannot keep what came.
+        remedy=first.remedy if first and isinstance(first.__cause__, OSError) else elsewhere,
         detail="\n".join([*names, *(error.detail or "" for error in problems.values())]),
     )

@@ -42,29 +42,43 @@ _ONE_ESSENTIAL: Final = "dpkg"  # without it there is no Debian to make, and mmd
 
 
 def base_of_debs(
-    client: docker.DockerClient, debs: Sequence[LockedDeb], files: Mapping[str, Path], *, cache: Path, report: Reporter
+    client: docker.DockerClient,
+    debs: Sequence[LockedDeb],
+    files: Mapping[str, Path],
+    *,
+    cache: Path,
+    report: Reporter,
+    names: Sequence[str] | None = None,
 ) -> str:
     """Make the base of these packages, or take it from ``cache``, load it into the engine and return its image id.
 
     :param files: path of each package by SHA-256, as :func:`reprobox.images.fetching.fetch` gives them.
+    :param names: what is asked for, and brings what it needs; all of ``debs`` by default.
     :raises ArtefactError: a package is not among ``files``, or is not what the lock says.
     :raises BuildError: mmdebstrap is missing or failed.
     :raises EngineError: the engine did not take the image.
     """
-    note = cache / "by-lock" / locked_base_key(debs)
+    note = cache / "by-lock" / locked_base_key(debs, names)
     digest = noted_digest(note)
     if digest and name_base(client, image_id := base_config(digest)[0]):
         report.say(f"the base {tag_of(image_id)} of the lock is already in the engine")
         return image_id
     tar = cache / f"{digest}.tar"
     if not digest or not tar.is_file() or sha256_of(tar) != digest:
-        tar = make_locked_base(debs, files, cache=cache, report=report)
+        tar = make_locked_base(debs, files, cache=cache, report=report, names=names)
         digest = tar.stem
         note_digest(note, digest)
     return load_base(client, tar, digest)
 
 
-def make_locked_base(debs: Sequence[LockedDeb], files: Mapping[str, Path], *, cache: Path, report: Reporter) -> Path:
+def make_locked_base(
+    debs: Sequence[LockedDeb],
+    files: Mapping[str, Path],
+    *,
+    cache: Path,
+    report: Reporter,
+    names: Sequence[str] | None = None,
+) -> Path:
     """Run mmdebstrap on a local repository of these packages and return the tar in ``cache``, named by its SHA-256.
 
     :raises ArtefactError, BuildError: as :func:`base_of_debs`.
@@ -73,14 +87,20 @@ def make_locked_base(debs: Sequence[LockedDeb], files: Mapping[str, Path], *, ca
         raise ArtefactError("the lock names no Debian packages of a base", remedy="lock again: reprobox lock --upgrade")
     with _repository(debs, files) as folder:
         line = f"deb [trusted=yes] copy:{folder} ./"
-        names = sorted(deb.name for deb in debs)
-        return make_base([Target(line=line, listing=folder / "Packages")], cache=cache, report=report, packages=names)
+        asked = _names(debs, names)
+        return make_base([Target(line=line, listing=folder / "Packages")], cache=cache, report=report, packages=asked)
 
 
-def locked_base_key(debs: Sequence[LockedDeb]) -> str:
+def locked_base_key(debs: Sequence[LockedDeb], names: Sequence[str] | None = None) -> str:
     """Return the SHA-256, in hex, over what decides the base: the packages and the version of our own script."""
     parts = [f"script {SCRIPT}", *sorted(f"{deb.file} {deb.sha256}" for deb in debs)]
+    if (asked := _names(debs, names)) != _names(debs):
+        parts.append(f"only {' '.join(asked)}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _names(debs: Sequence[LockedDeb], names: Sequence[str] | None = None) -> list[str]:
+    return sorted(deb.name for deb in debs) if names is None else sorted(names)
 
 
 @contextmanager

@@ -102,7 +102,7 @@ class Missing:
 class LockedImage:
     """One image that was built from the lock; empty texts are not known.
 
-    ``config_digest`` names its content, ``input`` all that it was made of (``project.project_input``), ``repo_digest``
+    ``config_digest`` names its content, ``input`` all that it was made of (``project_name.ProjectName.input``), ``repo_digest``
     what a registry answered to a push; ``driver`` is the least NVIDIA driver it runs with.
     """
 

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, assert_never
 
 from reprobox import __version__, reference
 from reprobox.engines.digests import config_digest
-from reprobox.errors import EngineError, UsageError
+from reprobox.errors import EngineError
 from reprobox.images import BuildRequest, BuildResult
 from reprobox.images.base import choose_base, missing_packages, same_base
 from reprobox.images.builders import BuildJob, build_buildkit, build_classic
@@ -53,8 +53,6 @@ def run_build(
 ) -> BuildResult:
     """Carry out ``request``; see :func:`reprobox.images.build`. ``within`` is the cache folder's scratch by default."""
     started = time.monotonic()
-    if request.tag is not None and reference.parse(request.tag).digest:
-        raise UsageError(f"the tag {request.tag!r} has a digest", remedy="name the image as NAME:TAG")
     if request.base is not None:
         same_base(request.base, {})  # refuses what is no reference before anything is fetched
     made_of = ImageInput.read(request.variant, compiler=request.compiler)

@@ -13,8 +13,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 from reprobox.errors import ArtefactError, BuildError, EngineError, LockError
-from reprobox.images import BuildResult, archive, local_tag
+from reprobox.images import BuildResult, archive
 from reprobox.images.artefacts import ArtefactCache, artefact_folder
+from reprobox.images.bootstrap import COMPILER
+from reprobox.images.debs import BASE_PACKAGES
 from reprobox.images.fetching import artefacts_of, fetch, this_platform
 from reprobox.images.lockedbase import base_of_debs, locked_base_key
 from reprobox.images.lockfile import read_lock, write_lock
@@ -22,15 +24,16 @@ from reprobox.images.locking import base_digest
 from reprobox.images.lockmodel import LockedImage
 from reprobox.images.packages import BIN, PACKAGES, packages_layer
 from reprobox.images.pipeline import build_result, cache_folder, run_build
-from reprobox.images.project_name import project_input, project_tag
+from reprobox.images.project_name import project_name
+from reprobox.images.sources import ImageInput
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import docker
     from reprobox.images import BuildRequest, Reporter, Variant
     from reprobox.images.fetching import Fetched
-    from reprobox.images.lockmodel import Lock, Platform
+    from reprobox.images.lockmodel import Lock, LockedDeb, Platform
     from reprobox.images.pipeline import Surroundings
 
 __all__ = ["build_project", "note_in_lock"]
@@ -52,7 +55,8 @@ def build_project(
     :raises BuildError: a step failed.
     """
     started = time.monotonic()
-    made_of, tag = project_input(lock, request.variant), project_tag(lock, request.variant)
+    name = project_name(lock, request.variant, compiler=request.compiler)
+    made_of, tag = name.input, name.tag
     lock_digest = lock.digest(request.variant)
     result = partial(
         build_result, request, tag=tag, made_of=made_of, lock=f"sha256:{lock_digest}", client=client, started=started
@@ -118,10 +122,21 @@ def _base(
         (wheelhouse / wheel.file).symlink_to(fetched.files[wheel.sha256].resolve())
     asked = replace(request, tag=None, wheelhouses=(wheelhouse, *request.wheelhouses))
     if debs := lock.debs_for(platform):
-        standing_on = base_of_debs(client, debs, fetched.files, cache=cache_folder() / "base", report=report)
-        name = f"{local_tag(request.variant)}-{locked_base_key(debs)[:12]}"
+        names = base_names(lock, debs, compiler=request.compiler)
+        standing_on = base_of_debs(
+            client, debs, fetched.files, names=names, cache=cache_folder() / "base", report=report
+        )
+        ours = ImageInput.read(request.variant, compiler=request.compiler).tag
+        name = f"{ours}-{locked_base_key(debs, names)[:12]}"
         asked = replace(asked, base=standing_on, name=name)
     return run_build(asked, client=client, report=report, within=within)
+
+
+def base_names(lock: Lock, debs: Sequence[LockedDeb], *, compiler: bool) -> tuple[str, ...]:
+    """Return the Debian packages that the base is to have; the lock lists those of the C++ compiler among all others."""
+    if compiler:
+        return tuple(sorted(deb.name for deb in debs))
+    return tuple(sorted({*BASE_PACKAGES, *lock.inputs.apt} - (set(COMPILER) - set(lock.inputs.apt))))
 
 
 def note_in_lock(path: Path, variant: Variant, built: BuildResult, *, torch: str) -> str | None:

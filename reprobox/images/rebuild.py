@@ -103,19 +103,20 @@ def build_twice(
 @contextmanager
 def elsewhere(folder: Path) -> Iterator[Surroundings]:
     """Give surroundings in ``folder``, with that working folder, another umask and another time zone."""
-    umask, here, zone = os.umask(_UMASK), Path.cwd(), os.environ.get("TZ")
+    here, zone = Path.cwd(), os.environ.get("TZ")
+    umask = os.umask(_UMASK)  # last: nothing may fail between the change and what takes it back
     try:
         os.chdir(folder)
         os.environ["TZ"] = _ZONE
         time.tzset()
         yield Surroundings(scratch=folder, backwards=True)
     finally:
-        os.chdir(here)
         os.umask(umask)
-        del os.environ["TZ"]
+        os.environ.pop("TZ", None)
         if zone is not None:
             os.environ["TZ"] = zone
         time.tzset()
+        os.chdir(here)  # last: the folder may be gone meanwhile
 
 
 def _stages(client: docker.DockerClient) -> set[str]:

@@ -68,11 +68,9 @@ def read_requirements(given: str | tuple[str, ...], root: Path) -> Requirements:
         return _made(_dependencies(_toml(path), path), source=given)
     if re.fullmatch(r"pylock(\.[^.]+)?\.toml", path.name):
         return _of_pylock(_toml(path), given)
-    lines: list[str] = []
-    constraints: list[str] = []
-    options: list[str] = []
-    _read_file(path, lines, constraints, options, seen=set())
-    return _made(lines, source=given, constraints=constraints, options=options)
+    listed = _Listed()
+    listed.take(path)
+    return _made(listed.lines, source=given, constraints=listed.constraints, options=listed.options)
 
 
 def normalised(text: str, *, source: str) -> str:
@@ -144,25 +142,39 @@ def _logical_lines(text: str) -> Iterator[str]:
             yield bare
 
 
-def _read_file(path: Path, lines: list[str], constraints: list[str], options: list[str], seen: set[Path]) -> None:
-    if path.resolve() in seen:
-        return
-    seen.add(path.resolve())
-    for line in _logical_lines(_text(path)):
-        if match := _FILE_OPTION.fullmatch(line):
-            into = lines if match[1] in ("-r", "--requirement") else constraints
-            _read_file(path.parent / match[2].strip("'\""), into, constraints, options, seen)
-        elif _INDEX_OPTION.match(line):
-            options.append(line)
-        elif line.startswith(("-e", "--editable", ".", "/")):
-            raise UsageError(
-                f"{path}: {line!r} is no package of an index",
-                remedy="leave it out: the project itself is mounted in the box",
-            )
-        elif line.startswith("-"):
-            raise UsageError(f"{path}: the option {line!r} is not taken", remedy="leave it out")
-        else:
-            lines.append(line)
+@dataclass
+class _Listed:
+    """What a requirements file lists, and the files that it names.
+
+    ``seen`` holds each file with what it was read as: one that limits may be asked for as well.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    constraints: list[str] = field(default_factory=list)
+    options: list[str] = field(default_factory=list)
+    seen: set[tuple[Path, bool]] = field(default_factory=set)
+
+    def take(self, path: Path, *, limits: bool = False) -> None:
+        """Read ``path``; its packages are asked for, or with ``limits`` only limit what comes along."""
+        if (path.resolve(), limits) in self.seen:
+            return
+        self.seen.add((path.resolve(), limits))
+        for line in _logical_lines(_text(path)):
+            if match := _FILE_OPTION.fullmatch(line):
+                asked = not limits and match[1] in ("-r", "--requirement")
+                self.take(path.parent / match[2].strip("'\""), limits=not asked)
+            elif _INDEX_OPTION.match(line):
+                if line not in self.options:  # of a file that is read as both
+                    self.options.append(line)
+            elif line.startswith(("-e", "--editable", ".", "/")):
+                raise UsageError(
+                    f"{path}: {line!r} is no package of an index",
+                    remedy="leave it out: the project itself is mounted in the box",
+                )
+            elif line.startswith("-"):
+                raise UsageError(f"{path}: the option {line!r} is not taken", remedy="leave it out")
+            else:
+                (self.constraints if limits else self.lines).append(line)
 
 
 def _dependencies(document: dict[str, Any], path: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
@@ -114,7 +115,8 @@ class Resolver:
 
         def files(lines: Sequence[str]) -> dict[str, str]:
             packages = self._packages(lines, (), platform, alone=True)
-            return {file["hashes"]["sha256"]: file["url"] for one in packages for file in _files(one)}
+            found = {file.get("hashes", {}).get("sha256"): file["url"] for one in packages for file in _files(one)}
+            return {digest: url for digest, url in found.items() if digest}
 
         lines = [f"{name}=={version}" for name, version in wanted]
         if not lines:
@@ -161,6 +163,7 @@ class Resolver:
                 words += ["--format", "pylock.toml", "--no-annotate", "--output-file", str(output)]
                 run_uv(words, "uv cannot resolve the packages", environment=self.environment, folder=folder)
                 packages = tomllib.loads(output.read_text(encoding="utf-8")).get("packages", [])
+                packages = [_with_addresses(one, folder) for one in packages]
             applies = [one for one in packages if _applies(one.get("marker"), environment)]
             built = {one["name"] for one in applies if all(_rank(f["name"], ranks) is None for f in _files(one))}
             if not self.sdists or built <= self.sdists | only_binary:
@@ -288,13 +291,32 @@ def _applies(marker: object, environment: dict[str, str]) -> bool:
     return parsed is None or parsed.evaluate(environment)
 
 
+def _with_addresses(package: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the package with an address for each of its files.
+
+    A file may have a path alone, from the folder of its list on (PEP 751). That folder goes, and the address stays.
+    """
+
+    def with_address(file: Mapping[str, Any]) -> dict[str, Any]:
+        if "url" in file or "path" not in file:
+            return dict(file)
+        path = os.path.abspath(folder / file["path"])  # noqa: PTH100  # a link's own name is the wheel's
+        return {**file, "url": Path(path).as_uri()}
+
+    return {
+        **package,
+        "wheels": [with_address(file) for file in package.get("wheels", [])],
+        **({"sdist": with_address(package["sdist"])} if "sdist" in package else {}),
+    }
+
+
 def _files(package: Mapping[str, Any]) -> list[dict[str, Any]]:
     files = [*package.get("wheels", []), *([package["sdist"]] if "sdist" in package else [])]
-    return [{**file, "name": _file_name(file)} for file in files if "url" in file or "path" in file]
+    return [{**file, "name": _file_name(file)} for file in files if "url" in file]
 
 
 def _file_name(file: Mapping[str, Any]) -> str:
-    return str(file.get("name") or unquote(urlsplit(file.get("url") or file["path"]).path.rpartition("/")[2]))
+    return str(file.get("name") or unquote(urlsplit(file["url"]).path.rpartition("/")[2]))
 
 
 def _rank(name: str, ranks: Mapping[Tag, int]) -> int | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from reprobox.errors import ImageNotFound, LockError, UsageError
 from reprobox.images.lockfile import LOCK_NAME
 from reprobox.images.lockmodel import Lock, LockedImage
-from reprobox.images.project_name import project_input, project_tag
+from reprobox.images.project_name import project_name
 from reprobox.reference import parse as parse_reference
 
 if TYPE_CHECKING:
@@ -58,11 +58,11 @@ def locked_image(engine: Engine, wanted: LockedChoice, report: Reporter) -> tupl
     :raises ImageNotFound: where it is missing, and may be neither pulled nor built.
     """
     locked = wanted.lock.images.get(wanted.variant)
-    tag = project_tag(wanted.lock, wanted.variant)
+    ours = project_name(wanted.lock, wanted.variant)
     fetched = _by_digest(wanted, locked)
     if wanted.pull != "always" or fetched is None:
-        for name in (tag, *([fetched] if fetched else [])):
-            if (found := _here(engine, name, wanted)) is not None:
+        for name in (ours.tag, *([fetched] if fetched else [])):
+            if (found := _here(engine, name, ours.input)) is not None:
                 return name, _checked(found, name, locked)
     if wanted.pull == "never":
         raise ImageNotFound(
@@ -79,9 +79,9 @@ def locked_image(engine: Engine, wanted: LockedChoice, report: Reporter) -> tupl
     from reprobox.images import BuildRequest
     from reprobox.images.project import build_project  # what a build needs takes longer to import than to decide this
 
-    request = BuildRequest(variant=wanted.variant)
+    request = BuildRequest(variant=wanted.variant, compiler=ours.compiler)
     build_project(wanted.lock, request, client=engine.client, report=report)  # type: ignore[attr-defined]
-    return tag, _checked(engine.image(tag), tag, locked)
+    return ours.tag, _checked(engine.image(ours.tag), ours.tag, locked)
 
 
 def refuse_another(reference: str, image: ImageInfo, lock: Lock) -> str | None:
@@ -98,13 +98,12 @@ def _by_digest(wanted: LockedChoice, locked: LockedImage | None) -> str | None:
     return str(replace(parse_reference(wanted.repository), tag=None, digest=locked.repo_digest))
 
 
-def _here(engine: Engine, name: str, wanted: LockedChoice) -> ImageInfo | None:
+def _here(engine: Engine, name: str, made_of: str) -> ImageInfo | None:
     try:
         found = engine.image(name)
     except ImageNotFound:
         return None
-    made_of = found.labels.get("reprobox.project")
-    return found if made_of == project_input(wanted.lock, wanted.variant) or "@" in name else None
+    return found if found.labels.get("reprobox.project") == made_of or "@" in name else None
 
 
 def _checked(found: ImageInfo, name: str, locked: LockedImage | None) -> ImageInfo:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import resource
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -114,6 +116,54 @@ def test_a_server_that_is_busy_for_good_is_given_up_with_no_address_in_the_sente
         fetching()
     assert len(fetching.index.asked) == 5
     assert fetching.index.host not in str(caught.value)
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """As on a full disk: the kernel writes no file beyond ``size`` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_takes_no_more_is_said_at_once_and_what_came_is_kept(fetching):
+    with files_of_at_most(1_000_000), pytest.raises(ArtefactError, match="File too large") as caught:
+        fetching(pause=60)
+    assert len(fetching.index.asked) == 1
+    assert "make room" in caught.value.remedy
+    assert str(fetching.cache.root) in caught.value.remedy
+    assert fetching.came == 0
+    assert fetching.visible == []
+    assert fetching().read_bytes() == fetching.wheel.read_bytes()
+    assert fetching.index.asked[-1][1] == "bytes=1000000-"
+
+
+def test_a_copy_that_the_disk_does_not_take_is_said_too(fetching):
+    downloader = Downloader(cache=fetching.cache, environment={})
+    with files_of_at_most(1_000_000), pytest.raises(ArtefactError, match="cannot be kept"):
+        downloader.fetch(fetching.wheel.as_uri(), fetching.sha256, fetching.wheel.name, fetching.count)
+    assert fetching.visible == []
+
+
+def test_a_cache_that_cannot_be_made_is_said_with_the_folder(fetching):
+    fetching.cache.root.write_text("no folder")
+    with pytest.raises(ArtefactError, match="cannot be kept") as caught:
+        fetching(pause=60)
+    assert "XDG_CACHE_HOME" in caught.value.remedy
+
+
+def test_a_file_of_certificates_that_is_not_there_is_named_at_once(fetching, tmp_path, monkeypatch):
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    url = f"https://{fetching.index.host}/files/{fetching.wheel.name}"
+    environment = {"SSL_CERT_FILE": str(tmp_path / "absent.pem")}
+    with pytest.raises(ArtefactError, match=r"absent\.pem"):
+        Downloader(cache=fetching.cache, environment=environment, pause=60).fetch(
+            url, fetching.sha256, fetching.wheel.name, fetching.count
+        )
 
 
 def test_several_at_once_share_one_download(fetching):

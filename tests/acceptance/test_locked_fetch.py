@@ -100,10 +100,12 @@ from reprobox.images.artefacts import ArtefactCache, artefact_folder
 from reprobox.images.fetching import fetch
 from reprobox.images.lockedbase import make_locked_base
 from reprobox.images.lockfile import require_lock
+from reprobox.images.project import base_names
 os.umask(int(sys.argv[1], 8))
 said, debs = Said(), require_lock(Path()).debs_for()
 files = fetch(debs, cache=ArtefactCache(root=artefact_folder(), say=said.say), report=said, offline=True).files
-print(make_locked_base(debs, files, cache=Path(sys.argv[2]), report=said).stem)
+names = base_names(require_lock(Path()), debs, compiler=sys.argv[3:] != ["bare"])
+print(make_locked_base(debs, files, cache=Path(sys.argv[2]), report=said, names=names).stem)
 """
 
 
@@ -135,3 +137,21 @@ def test_the_locked_debian_packages_make_the_same_base_anywhere_without_a_networ
     assert not [
         name for name in names if re.match(r"\./etc/apt/sources\.list($|\.d/.)|\./var/lib/apt/lists/.*Packages", name)
     ]
+
+
+def test_the_base_of_an_image_without_a_compiler_is_of_the_locked_packages_too_and_has_none(fetched, tmp_path):
+    environment = {**fetched.environment, "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{ROOT}/tests"}
+    done = subprocess.run(
+        [*Place.NO_NETWORK, sys.executable, "-c", BASE, "022", tmp_path, "bare"],
+        cwd=fetched.folder, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(tmp_path / f"{done.stdout.strip()}.tar") as archive:
+        names = {member.name for member in archive}
+        status = archive.extractfile("./var/lib/dpkg/status").read().decode()
+    installed = dict(re.findall(r"^Package: (.+)\n(?:.+\n)*?Version: (.+)$", status, re.MULTILINE))
+    locked = {deb.name: deb.version for deb in fetched.lock.debs_for()}
+    assert installed.items() < locked.items()
+    assert not {"g++", "libpython3-dev"} & set(installed)
+    assert not [name for name in names if re.match(r"\./usr/bin/(.*-)?(g\+\+|gcc|cc|c\+\+)(-\d+)?$", name)]
+    assert {"./usr/bin/tree", "./usr/bin/python3", "./usr/bin/tini"} <= names

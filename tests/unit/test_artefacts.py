@@ -171,6 +171,25 @@ def test_offline_names_what_is_missing_and_keeps_what_is_there(cache, source, sa
     assert cache.find(SHA, FILE)
 
 
+def test_where_this_machine_cannot_keep_a_file_no_index_is_blamed(cache, said, no_network, monkeypatch):
+    full = ArtefactError(f"{FILE} cannot be kept (No space left on device)", remedy="make room")
+    full.__cause__ = OSError(28, "No space left on device")
+
+    def fails(with_problem):
+        def by_address(job, artefacts, _files):
+            job.problems[artefacts[0].sha256] = with_problem
+
+        monkeypatch.setattr(fetching._Fetch, "by_address", by_address)
+        with pytest.raises(ArtefactError) as caught:
+            fetch([wheel()], cache=cache, report=said)
+        return caught.value.remedy
+
+    for way in ("through_pip", "through_apt"):
+        monkeypatch.setattr(fetching._Fetch, way, lambda *_: None)
+    assert fails(full) == "make room"
+    assert "configure an index" in fails(ArtefactError("refused", remedy="log in"))
+
+
 def test_a_long_list_of_missing_files_is_cut_in_the_sentence_and_whole_in_the_detail(cache, said, no_network):
     many = [wheel(str(number).encode(), f"thing{number}") for number in range(30)]
     with pytest.raises(ArtefactError, match="and 22 more") as caught:

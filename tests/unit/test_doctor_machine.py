@@ -64,6 +64,9 @@ def test_git_is_judged_by_how_its_status_ended(code, said, verdict, seen):
     [
         ("/bin/python", 0, 'a warning\n["2.9.1", null]\n', "ok"),
         ("/bin/python", 0, '["2.9.1", "13.0"]', "ok"),
+        ("/bin/python", 0, '["2.9.1", null]\na warning at the exit\n["one"]\n3\n', "ok"),
+        ("/bin/python", 0, "no answer\n", "fail"),
+        ("/bin/python", 0, "", "fail"),
         ("/bin/python", 1, "ModuleNotFoundError: No module named 'torch'", "warn"),
         ("/bin/python", 1, "ImportError: libcudart.so.13", "fail"),
         ("/bin/python", -11, "", "fail"),

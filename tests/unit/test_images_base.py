@@ -4,12 +4,14 @@ import json
 import tarfile
 from types import SimpleNamespace
 
+import docker.auth
 import docker.errors
 import pytest
+import requests
 from support.said import Said
 
 from reprobox.engines.digests import config_digest, config_digest_from_archive
-from reprobox.errors import BuildError, EngineError, UsageError
+from reprobox.errors import BuildError, EngineError, EngineUnavailable, UsageError
 from reprobox.images import BuildResult, base, bootstrap, builders
 from reprobox.images.base import Base, choose_base, same_base
 from reprobox.images.builders import BuildJob, build_classic
@@ -25,8 +27,19 @@ class FakeClient:
         self.present = present or {}
         self.tagged = []
         self.images = SimpleNamespace(get=self._get)
-        self.api = SimpleNamespace(timeout=60, pull=lambda *_, **__: iter(answers), get_image=lambda _: iter(answers))
+        self.answers, self.asked = answers, []
+        self.api = SimpleNamespace(
+            timeout=60, get_image=lambda _: iter(answers), post=self._post, base_url="http://engine", api_version="1.43",
+            _auth_configs=docker.auth.AuthConfig({}), credstore_env={},
+        )  # fmt: skip
         self.status = list(status)
+
+    def _post(self, _url, *, params, **_):
+        self.asked.append(params)
+        if isinstance(self.answers, Exception):
+            raise self.answers
+        lines = [json.dumps(answer).encode() for answer in self.answers]
+        return SimpleNamespace(status_code=200, iter_lines=lambda **_: iter(lines), close=lambda: None, raw=None)
 
     def info(self):
         return {"DriverStatus": self.status}
@@ -54,6 +67,42 @@ def test_a_failed_pull_of_a_base_that_was_asked_for_is_an_error_and_nothing_repl
         choose("debian:12", FakeClient(answers=[{"error": "no such host"}]), said)
     assert failure.value.detail == "no such host"
     assert said.lines == []
+
+
+@pytest.fixture
+def waited(monkeypatch):
+    """The seconds that were waited between tries."""
+    waited = []
+    monkeypatch.setattr("reprobox.engines.transfer.time.sleep", waited.append)
+    return waited
+
+
+SILENCE = requests.exceptions.ReadTimeout()
+
+
+@pytest.mark.parametrize("answers", [[{"error": "unexpected EOF"}], SILENCE], ids=["cut off", "silent"])
+def test_a_base_that_is_named_is_tried_again_and_one_that_is_only_tried_is_not(monkeypatch, waited, answers):
+    monkeypatch.setattr(base, "locked_base", lambda: None)
+    monkeypatch.setattr(base, "bootstrap", lambda *_, **__: IMAGE_ID)
+    named, tried, said = FakeClient(answers=answers), FakeClient(answers=answers), Said()
+    with pytest.raises(EngineError, match=r"the base docker.io/library/debian:12 cannot be pulled; .*--base bootstrap"):
+        choose("debian:12", named)
+    assert (len(named.asked), waited) == (4, [2.0, 4.0, 8.0])
+    assert choose(None, tried, said).record == f"bootstrap@{IMAGE_ID}"
+    assert len(tried.asked) == 1
+    assert ("no progress for 60 s" if answers is SILENCE else "unexpected EOF") in said.lines[1]
+
+
+def test_an_engine_that_goes_away_is_not_taken_for_a_missing_network(monkeypatch):
+    monkeypatch.setattr(base, "locked_base", lambda: None)
+    with pytest.raises(EngineUnavailable, match="stopped answering"):
+        choose(None, FakeClient(answers=requests.exceptions.ConnectionError()))
+
+
+def test_a_base_of_another_digest_than_the_one_that_is_named_is_refused_with_both():
+    other = "sha256:" + "e" * 64
+    with pytest.raises(EngineError, match=f"pulled {other} for .*{DIGEST}.*do not use"):
+        choose(f"debian@{DIGEST}", FakeClient(answers=[{"status": f"Digest: {other}"}]))
 
 
 def test_a_pull_that_names_no_digest_is_an_error():

@@ -49,6 +49,37 @@ def test_the_second_build_has_other_surroundings_and_the_process_its_own_back_af
     assert surroundings() == before
 
 
+def test_a_working_folder_that_is_gone_leaves_the_process_as_it_was(tmp_path, monkeypatch):
+    _, *before = surroundings()
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(FileNotFoundError), elsewhere(tmp_path):
+        pytest.fail("there is no folder to come back to")
+    monkeypatch.chdir(tmp_path)
+    assert surroundings()[1:] == tuple(before)
+
+
+def test_a_folder_that_cannot_be_entered_is_the_error_and_everything_is_as_before(tmp_path, monkeypatch):
+    monkeypatch.delenv("TZ", raising=False)
+    time.tzset()
+    before = surroundings()
+    with pytest.raises(FileNotFoundError, match="absent"), elsewhere(tmp_path / "absent"):
+        pytest.fail("there is no such folder")
+    assert surroundings() == before
+
+
+def test_a_working_folder_that_goes_meanwhile_is_the_error_and_the_rest_is_as_before(tmp_path, monkeypatch):
+    _, *before = surroundings()
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    with pytest.raises(FileNotFoundError, match="here"), elsewhere(tmp_path):
+        here.rmdir()
+    assert surroundings()[1:] == tuple(before)
+
+
 def test_the_context_of_the_second_build_has_another_order_and_the_same_files(tmp_path):
     files = {"a": b"1", "b/c": b"2"}
     for name, backwards in (("one", False), ("two", True)):
