@@ -7,6 +7,7 @@ of 15 trials, removing automatically lost the exit code, and the end of the stre
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import threading
@@ -249,13 +250,15 @@ def _make_caches(plan: RunPlan) -> None:
 
 @contextlib.contextmanager
 def _watch_for_the_start(record: RunRecord, started: Callable[[], None]) -> Iterator[None]:
-    """Call ``started`` once the box has recorded that the command takes it over."""
+    """Call ``started`` once the command has taken the box over."""
     over = threading.Event()
+    told = threading.Event()
 
     def watch() -> None:
         while not over.is_set():
-            if record.stage() == HANDED_OVER:
+            if _has_taken_over(record):
                 started()
+                told.set()
                 return
             over.wait(STAGE_POLL_SECONDS)
 
@@ -263,10 +266,33 @@ def _watch_for_the_start(record: RunRecord, started: Callable[[], None]) -> Iter
     thread.start()
     try:
         yield
-        if record.stage() == HANDED_OVER:
-            thread.join()
+        over.set()
+        thread.join()
+        if record.stage() == HANDED_OVER and not told.is_set():  # it was over before the next look
+            started()
     finally:
         over.set()
+
+
+def _has_taken_over(record: RunRecord) -> bool:
+    """Say whether the command runs: the entrypoint says so just before, and holds the file's lock until it is so."""
+    if record.stage() != HANDED_OVER:
+        return False
+    try:
+        descriptor = os.open(record.reports / "stage", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks
+    finally:
+        os.close(descriptor)
+    return (
+        record.stage() == HANDED_OVER
+    )  # where the command could not be executed, another stage came before the end of the lock
 
 
 def _writer(outside: Outside, logs: RunLogs, box: Box) -> Callable[[Stream, bytes], None]:

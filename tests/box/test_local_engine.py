@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
+
+import reprobox.box
 
 pytestmark = pytest.mark.local
 
@@ -53,3 +59,15 @@ def test_bytes_that_are_no_text_reach_the_command(local):
     word = b"\xff\xfe".decode(errors="surrogateescape")
     assert local.run("printf", "%s", word, text=False).stdout == b"\xff\xfe"
     assert local.manifest()["outcome"] == "exited"
+
+
+def test_the_stages_lock_is_free_once_the_command_runs(tmp_path):
+    launcher = Path(reprobox.box.__file__).with_name("local.py")
+    command = [sys.executable, "-IS", str(launcher), "--", "sh", "-c", "echo up; read line"]
+    environment = {**os.environ, "REPROBOX_RUN_DIR": str(tmp_path), "REPROBOX_SEED": "1", "REPROBOX_SELFTEST": "off"}
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as box:
+        assert box.stdout.readline() == b"up\n"
+        with (tmp_path / "stage").open() as stage:
+            assert stage.read() == "exec\n"
+            fcntl.flock(stage, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        box.stdin.close()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import time
+from pathlib import Path
 
 import pytest
 
 from reprobox.engines import EngineName, Exit, ImageInfo
-from reprobox.engines.fake import FakeEngine, Script
+from reprobox.engines.fake import FakeBox, FakeEngine, Script
 from reprobox.errors import EngineError, UsageError
 from reprobox.gpus import Inventory
 from reprobox.project import Project
@@ -45,9 +48,10 @@ class Run:
         self.record = store.create(run_id)
         self.manifest = first_manifest(self.plan, self.engine.info(), Inventory())
 
-    def go(self, stdout, stderr):
+    def go(self, stdout, stderr, started=None):
         with Interrupts(self.said.append) as interrupts:
-            outside = Outside(interrupts=interrupts, say=self.said.append, output=Output(stdout, stderr))
+            output = Output(stdout, stderr)
+            outside = Outside(interrupts=interrupts, say=self.said.append, output=output, started=started)
             return execute(self.plan, self.engine, self.record, self.manifest, outside)
 
 
@@ -140,6 +144,57 @@ def test_a_signal_before_the_start_ends_it_and_nothing_was_started(tmp_path, pip
     assert run.go(*pipes) == 128 + number
     assert run.engine.boxes[0].events == ["create", "attach", "remove"]
     assert run.record.manifest()["outcome"] == "interrupted"
+
+
+class Entrypoint:
+    """A fake's command that takes its time over exec: it holds the stage's lock until ``becomes`` the command or fails."""
+
+    def __init__(self, monkeypatch, *, becomes):
+        self.becomes = becomes
+        self.begun = []
+        monkeypatch.setattr(FakeBox, "stream", lambda box, _write, _say: self.run(box))
+
+    def run(self, box):
+        stage = Path(next(m.source for m in box.spec.mounts if m.target == "/run/reprobox/run")) / "stage"
+        with (stage.parent / ".stage").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write("exec\n")
+            file.flush()
+            (stage.parent / ".stage").replace(stage)
+            time.sleep(0.1)
+            assert self.begun == [], "it was told before the command had begun"
+            if not self.becomes:
+                (stage.parent / "next").write_text("exec-failed\n")
+                (stage.parent / "next").replace(stage)
+        if self.becomes:
+            until(lambda: self.begun)
+
+
+def until(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_run_has_begun_when_the_entrypoint_has_become_the_command(tmp_path, pipes, monkeypatch):
+    entrypoint = Entrypoint(monkeypatch, becomes=True)
+    assert Run(tmp_path, Script()).go(*pipes, started=lambda: entrypoint.begun.append(1)) == 0
+    assert entrypoint.begun == [1]
+
+
+def test_a_run_whose_command_cannot_be_executed_has_never_begun(tmp_path, pipes, monkeypatch):
+    entrypoint = Entrypoint(monkeypatch, becomes=False)
+    run = Run(tmp_path, Script(exit=Exit(code=127)))
+    assert run.go(*pipes, started=lambda: entrypoint.begun.append(1)) == 127
+    assert entrypoint.begun == []
+    assert run.record.manifest()["stage"] == "exec-failed"
+
+
+def test_a_command_that_is_over_before_anybody_looked_has_begun(tmp_path, pipes):
+    begun = []
+    assert Run(tmp_path, Script(on_start=handed_over)).go(*pipes, started=lambda: begun.append(1)) == 0
+    assert begun == [1]
 
 
 def test_signals_are_forwarded_and_the_third_kills(tmp_path, pipes):
