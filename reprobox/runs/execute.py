@@ -19,6 +19,7 @@ from reprobox.files import write_json
 from reprobox.recipe import Profile
 from reprobox.runs.finish import conclude, finish
 from reprobox.runs.given import write_box_files
+from reprobox.runs.hashes import file_hashes
 from reprobox.runs.interrupts import Interrupted, Interrupts, reaches
 from reprobox.runs.logs import RunLogs
 from reprobox.runs.manifest import Outcome, now
@@ -105,7 +106,7 @@ def execute(plan: RunPlan, engine: Engine, record: RunRecord, manifest: dict[str
                 return 0
             logs.close()
         except SelfTestError as error:
-            finish(record, manifest)
+            finish(record, manifest, outside.interrupts.after_the_end(), outside.say)
             update(
                 outcome=str(Outcome.REFUSED),
                 stage=SELFTEST_FAILED,
@@ -118,7 +119,7 @@ def execute(plan: RunPlan, engine: Engine, record: RunRecord, manifest: dict[str
             raise
         except Interrupted as error:
             code = SIGNAL_BASE + error.number
-            finish(record, manifest)
+            finish(record, manifest, lambda: True)  # whoever sent the signal waits, and no output is this run's
             update(
                 outcome=str(Outcome.INTERRUPTED),
                 end=now(),
@@ -130,7 +131,7 @@ def execute(plan: RunPlan, engine: Engine, record: RunRecord, manifest: dict[str
         except BaseException as error:
             stage = record.stage()
             if not isinstance(error, EngineUnavailable):  # then the box may live, and with it what it was given
-                finish(record, manifest)
+                finish(record, manifest, outside.interrupts.after_the_end(), outside.say)
             with contextlib.suppress(OSError):
                 update(
                     outcome=str(Outcome.FAILED),
@@ -141,7 +142,7 @@ def execute(plan: RunPlan, engine: Engine, record: RunRecord, manifest: dict[str
                     message=str(error) or type(error).__name__,
                 )
             raise
-        receipts = finish(record, manifest)
+        receipts = finish(record, manifest, outside.interrupts.after_the_end(), outside.say)
         if plan.recipe.profile is not Profile.OFF and record.stage() == HANDED_OVER:
             outside.say(receipts.summary())
         update(**conclude(ended, record.stage(), outside.say))
@@ -158,6 +159,7 @@ def _run(
 ) -> Exit | None:
     """Make the box, start it and stay with it to its end; return ``None`` where it was left to itself."""
     interrupts, request = outside.interrupts, plan.request
+    update(inputs=file_hashes(request.project.root, request.inputs, interrupts.raise_if_pending))
     update(self_test=_prove(plan, engine, record, outside))
     write_box_files(record.box_folder, plan.recipe, request.owner)
     if plan.secrets is not None:

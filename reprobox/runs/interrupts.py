@@ -55,6 +55,8 @@ class Interrupts:
         self._say = say
         self._queue: SimpleQueue[int | None] = SimpleQueue()
         self._first: int | None = None
+        self._ended = False
+        self._late = False
         self._previous: dict[int, object] = {}
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
@@ -85,11 +87,19 @@ class Interrupts:
         )
         self._thread.start()
 
+    def after_the_end(self) -> Callable[[], bool]:
+        """Hand no signal on any more, for the command is over; return what says whether one that means "end" came since."""
+        self._ended = True
+        self._late = False
+        return lambda: self._late
+
     def interrupt(self, number: int) -> None:
         """Act as if this process had been sent ``number``."""
-        if self._first is None and number in FORWARDED:
-            self._first = number
-        self._queue.put(number)
+        if number in FORWARDED:
+            self._first = self._first or number
+            self._late = True
+        if not self._ended:
+            self._queue.put(number)
 
     def _forward(
         self,

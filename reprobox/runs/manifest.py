@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from reprobox import __version__
 from reprobox.engines import EngineName
 from reprobox.host import git_facts, host_facts
-from reprobox.runs.hashes import file_hashes
 from reprobox.runs.plan import options_to_json
 from reprobox.runs.redaction import redacted, redacted_words
 
@@ -51,7 +50,10 @@ def now() -> str:
 
 
 def first_manifest(plan: RunPlan, engine: EngineInfo, inventory: Inventory) -> dict[str, Any]:
-    """Return the manifest of a planned run: valid from its first moment, completed as the run goes on."""
+    """Return the manifest of a planned run: valid from its first moment, completed as the run goes on.
+
+    Its inputs are hashed when it is on record and a signal can end it: there may be many.
+    """
     request, box = plan.request, plan.box
     image = plan.image
     local = request.engine is EngineName.LOCAL
@@ -97,7 +99,7 @@ def first_manifest(plan: RunPlan, engine: EngineInfo, inventory: Inventory) -> d
         "options": options_to_json(box),
         "detached": request.detached,
         "self_test": None,
-        "inputs": file_hashes(request.project.root, request.inputs),
+        "inputs": dict.fromkeys(request.inputs),
         "outputs": dict.fromkeys(request.outputs),
         "planned": now(),
         "start": None,

@@ -71,3 +71,36 @@ def test_the_stages_lock_is_free_once_the_command_runs(tmp_path):
             assert stage.read() == "exec\n"
             fcntl.flock(stage, fcntl.LOCK_SH | fcntl.LOCK_NB)
         box.stdin.close()
+
+
+def started(local, *command, flags):
+    """Start a run and return its process."""
+    return subprocess.Popen(
+        local.argv(*command, flags=flags), cwd=local.folder, env=local.environment, stdout=subprocess.PIPE
+    )
+
+
+def until(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_hashing_a_large_input_ends_with_a_signal(local):
+    with (local.folder / "in").open("wb") as file:
+        file.truncate(1 << 40)
+    process = started(local, "true", flags=("--seed", "1", "--input", "in"))
+    until(lambda: [run for run in local.runs() if (run / "manifest.json").exists()])
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    assert local.manifest()["outcome"] == "interrupted"
+
+
+def test_hashing_a_large_output_ends_with_a_signal_and_the_code_is_the_commands(local):
+    process = started(local, "sh", "-c", "truncate -s 1T out; exit 3", flags=("--seed", "1", "--output", "out"))
+    until(lambda: [run for run in local.runs() if (run / "stage").exists()])
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 3
+    manifest = local.manifest()
+    assert (manifest["outcome"], manifest["outputs"]) == ("exited", {"out": None})

@@ -16,6 +16,7 @@ from reprobox.errors import EngineError, UsageError
 from reprobox.gpus import Inventory
 from reprobox.project import Project
 from reprobox.recipe import Recipe, SelfTest
+from reprobox.runs import hashes
 from reprobox.runs.execute import Outside, execute
 from reprobox.runs.interrupts import Interrupts
 from reprobox.runs.manifest import first_manifest
@@ -206,6 +207,70 @@ def test_signals_are_forwarded_and_the_third_kills(tmp_path, pipes):
     run = Run(tmp_path, Script(on_start=three, exit=Exit(code=137)))
     assert run.go(*pipes) == 137
     assert run.engine.boxes[0].signals == [signal.SIGTERM, signal.SIGTERM, signal.SIGKILL]
+
+
+class Hashing:
+    """Sends this process a signal at the first MiB that is hashed, and counts them."""
+
+    def __init__(self, monkeypatch, number=signal.SIGTERM):
+        self.number, self.pieces = number, 0
+        monkeypatch.setattr(hashes.hashlib, "sha256", lambda: self)
+
+    def update(self, _data):
+        self.pieces += 1
+        if self.number is not None:
+            os.kill(os.getpid(), self.number)
+
+    def hexdigest(self):
+        return "digest"
+
+
+def large(path):
+    with path.open("wb") as file:
+        file.truncate(8 << 20)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_inputs_are_hashed_ends_the_run_before_its_box_is_made(tmp_path, pipes, number, monkeypatch):
+    large(tmp_path / "in")
+    large(tmp_path / "out.bin")
+    run = Run(tmp_path, Script(), inputs=("in",), outputs=("out.bin",))
+    hashing = Hashing(monkeypatch, number)
+    assert run.go(*pipes) == 128 + number
+    assert hashing.pieces == 1
+    assert run.engine.boxes == []
+    manifest = run.record.manifest()
+    assert (manifest["outcome"], manifest["inputs"], manifest["outputs"]) == (
+        "interrupted",
+        {"in": None},
+        {"out.bin": None},
+    )
+
+
+def test_a_signal_while_outputs_are_hashed_leaves_the_rest_out_and_says_so(tmp_path, pipes, monkeypatch):
+    large(tmp_path / "a")
+    large(tmp_path / "b")
+    run = Run(tmp_path, Script(on_start=handed_over, exit=Exit(code=3)), outputs=("a", "b"))
+    hashing = Hashing(monkeypatch)
+    assert run.go(*pipes) == 3
+    assert hashing.pieces == 1
+    manifest = run.record.manifest()
+    assert (manifest["outcome"], manifest["exit_code"], manifest["outputs"]) == ("exited", 3, {"a": None, "b": None})
+    assert any("while the outputs were hashed" in line for line in run.said)
+    assert run.engine.boxes[0].signals == [], "the box has ended"
+
+
+def test_a_signal_that_ended_the_command_leaves_its_outputs_hashed(tmp_path, pipes, monkeypatch):
+    def ended(spec):
+        handed_over(spec)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    large(tmp_path / "a")
+    run = Run(tmp_path, Script(on_start=ended, exit=Exit(code=143)), outputs=("a",))
+    hashing = Hashing(monkeypatch, number=None)
+    assert run.go(*pipes) == 143
+    assert (hashing.pieces, run.record.manifest()["outputs"]) == (8, {"a": "digest"})
+    assert not any("hashed" in line for line in run.said)
 
 
 def test_the_handlers_that_were_there_are_put_back(tmp_path, pipes):
