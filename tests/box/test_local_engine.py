@@ -23,6 +23,23 @@ def test_a_grandchild_that_holds_the_pipe_does_not_hold_the_run(local):
     assert time.monotonic() - started < 30
 
 
+def test_a_grandchild_that_prints_on_does_not_hold_the_run(local):
+    program = "(while sleep 0.05; do echo x; done) & echo out; exit 3"
+    done = local.run("sh", "-c", program, check=False, timeout=30)
+    assert done.returncode == 3
+    assert done.stdout.splitlines()[0] == "out"
+
+
+def test_what_the_command_said_is_whole_where_a_grandchild_prints_on_and_the_reader_is_slow(local):
+    program = "(while sleep 0.05; do echo x >&2; done) & head -c 1000000 /dev/zero; head -c 50000 /dev/zero; printf end"
+    with started(local, "sh", "-c", program, flags=("--seed", "1"), stderr=subprocess.DEVNULL) as process:
+        data = b""
+        while piece := os.read(process.stdout.fileno(), 20000):
+            data += piece
+            time.sleep(0.05)
+    assert (len(data), data[-3:]) == (1050003, b"end")
+
+
 def test_a_signal_reaches_the_command_once(local):
     program = "trap 'echo got; exit 42' TERM; echo ready; while :; do sleep 0.1; done"
     process = subprocess.Popen(
@@ -73,10 +90,14 @@ def test_the_stages_lock_is_free_once_the_command_runs(tmp_path):
         box.stdin.close()
 
 
-def started(local, *command, flags):
+def started(local, *command, flags, **options):
     """Start a run and return its process."""
     return subprocess.Popen(
-        local.argv(*command, flags=flags), cwd=local.folder, env=local.environment, stdout=subprocess.PIPE
+        local.argv(*command, flags=flags),
+        cwd=local.folder,
+        env=local.environment,
+        stdout=subprocess.PIPE,
+        **options,
     )
 
 
