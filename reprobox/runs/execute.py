@@ -23,6 +23,7 @@ from reprobox.runs.hashes import file_hashes
 from reprobox.runs.interrupts import Interrupted, Interrupts, reaches
 from reprobox.runs.logs import RunLogs
 from reprobox.runs.manifest import Outcome, now
+from reprobox.runs.redaction import redacted_message
 from reprobox.runs.secrets import write_secrets
 from reprobox.runs.store import HANDED_OVER, SELFTEST_FAILED
 from reprobox.runs.streams import Input, Output, Terminal
@@ -83,7 +84,7 @@ def execute(plan: RunPlan, engine: Engine, record: RunRecord, manifest: dict[str
     """
 
     def update(**fields: object) -> None:
-        manifest.update(fields)
+        manifest.update(redacted_message(fields, plan.request.secrets.values()))
         record.write(manifest)
 
     with record.held():

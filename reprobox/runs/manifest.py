@@ -87,7 +87,7 @@ def first_manifest(plan: RunPlan, engine: EngineInfo, inventory: Inventory) -> d
             ],
         },
         "git": git_facts(request.project.root),
-        "environment": redacted(request.environment),
+        "environment": redacted(request.environment, request.secrets.values()),
         "secrets": sorted(request.secrets),
         "mounts": [
             {"source": m.source, "target": m.target, "read_only": m.read_only, "kind": m.kind} for m in box.mounts
@@ -96,7 +96,7 @@ def first_manifest(plan: RunPlan, engine: EngineInfo, inventory: Inventory) -> d
         "network": None if local else box.network,
         "shm_bytes": None if local else box.shm_bytes,
         "user": box.user or f"{os.getuid()}:{os.getgid()}",
-        "options": options_to_json(box),
+        "options": options_to_json(box, request.secrets.values()),
         "detached": request.detached,
         "self_test": None,
         "inputs": dict.fromkeys(request.inputs),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from reprobox.engines import EngineName, Exit, ImageInfo
+from reprobox.engines import BoxOptions, EngineName, Exit, ImageInfo
 from reprobox.engines.fake import FakeBox, FakeEngine, Script
 from reprobox.errors import EngineError, UsageError
 from reprobox.gpus import Inventory
@@ -318,6 +318,24 @@ def test_a_drawn_seed_is_in_the_plan_and_the_record(tmp_path):
     run = Run(tmp_path, Script(), recipe=Recipe())
     assert run.plan.seed_was_drawn
     assert run.plan.box.environment["REPROBOX_SEED"] == str(run.manifest["recipe"]["seed"])
+
+
+def test_a_given_secret_is_nowhere_in_the_record(tmp_path, pipes):
+    run = Run(
+        tmp_path,
+        Script(exit=Exit(code=127, error="no such label: k=supersecretvalue")),
+        command=("train", "--k=supersecretvalue"),
+        environment={"ENDPOINT": "https://h/?k=supersecretvalue", "EPOCHS": "3"},
+        options=BoxOptions(labels={"at": "https://h/?k=supersecretvalue", "team": "vision"}),
+        secrets={"KEY": b"supersecretvalue\n"},
+    )
+    assert run.go(*pipes) == 127
+    assert "supersecretvalue" not in run.record.manifest_path.read_text()
+    manifest = run.record.manifest()
+    assert manifest["environment"] == {"ENDPOINT": "(redacted)", "EPOCHS": "3"}
+    assert manifest["options"]["labels"] == {"at": "(redacted)", "team": "vision"}
+    assert manifest["message"] == "no such label: k=(redacted)"
+    assert "supersecretvalue" not in str(run.plan.to_json())
 
 
 def test_two_mounts_on_one_target_are_refused(tmp_path):
