@@ -179,9 +179,16 @@ class LocalBox(Box):
             fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def signal(self, number: int) -> None:
-        # The group may outlive its leader.
-        with contextlib.suppress(ProcessLookupError):
+        try:
             os.killpg(self._running().pid, number)
+        except ProcessLookupError:
+            pass  # it has ended; the group may outlive its leader
+        except PermissionError as error:
+            name = signals.Signals(number).name
+            raise EngineError(
+                f"the command runs as another user, so {name} may not be sent to it",
+                remedy="end it as that user, or as root",
+            ) from error
 
     def wait(self) -> Exit:
         code = self._running().wait()
@@ -189,6 +196,16 @@ class LocalBox(Box):
 
     def leave(self) -> None:
         self._left = True
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        if process.poll() is None:
+            self.signal(signals.SIGTERM)
+            try:
+                process.wait(STOP_GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.signal(signals.SIGKILL)
+                process.wait()
+        self.signal(signals.SIGKILL)
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
@@ -205,14 +222,8 @@ class LocalBox(Box):
         traceback: TracebackType | None,
     ) -> None:
         if self._process is not None and not self._left:
-            if self._process.poll() is None:
-                self.signal(signals.SIGTERM)
-                try:
-                    self._process.wait(STOP_GRACE_SECONDS)
-                except subprocess.TimeoutExpired:
-                    self.signal(signals.SIGKILL)
-                    self._process.wait()
-            self.signal(signals.SIGKILL)
+            with contextlib.suppress(EngineError):  # another user's, which goes on without us
+                self._end(self._process)
             for pipe in (self._process.stdout, self._process.stderr):
                 if pipe is not None:
                     pipe.close()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import threading
 import time
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Self
 
-from reprobox.errors import EngineUnavailable
+from reprobox.errors import EngineError, EngineUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,7 +121,7 @@ class Interrupts:
             last = count >= KILL_AT
             if count > 1 and number in FORWARDED:
                 self._say("killing the command" if last else f"{name} sent again; once more kills the command")
-            if not reaches(box, signal.SIGKILL if last else number):
+            if not reaches(box, signal.SIGKILL if last else number, self._say):
                 self._say(f"the engine does not answer, so {name} has not reached the command")
                 if last:
                     give_up()
@@ -154,14 +153,21 @@ class Interrupts:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
 
-def reaches(box: Box, number: int) -> bool:
-    """Send a signal, and say whether the engine took it in time; a hung one must not hold up the next signal."""
+def reaches(box: Box, number: int, refused: Callable[[str], None] = lambda _why: None) -> bool:
+    """Send a signal, and say whether the engine took it in time; a hung one must not hold up the next signal.
+
+    :param refused: told why, where the engine took it and did not send it.
+    """
     taken = threading.Event()
 
     def send() -> None:
-        with contextlib.suppress(EngineUnavailable):
+        try:
             box.signal(number)
-            taken.set()
+        except EngineUnavailable:
+            return
+        except EngineError as error:
+            refused(str(error))
+        taken.set()
 
     threading.Thread(target=send, daemon=True).start()
     return taken.wait(ANSWER_SECONDS)
