@@ -53,7 +53,7 @@ class Subject:
     @property
     def fingerprint(self) -> dict[str, Any]:
         """See :func:`reprobox.selftest.fingerprint.fingerprint`."""
-        return fingerprint(self.recipe, self.inside, self.image, self.gpus, self.driver)
+        return fingerprint(self.recipe, self.inside, self.image, self.gpus, self.driver, self.engine.info())
 
     @property
     def inside(self) -> dict[str, str | None]:
