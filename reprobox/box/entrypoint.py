@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import itertools
 import os
 import re
@@ -314,13 +315,20 @@ def _execute(command: Sequence[str], environment: dict[str, str]) -> NoReturn:
 
 
 def _record_stage(run_dir: str | None, stage: str, *, required: bool = False) -> None:
-    """Leave the stage the box reached in the run folder: that, and not the exit code, says whose failure it was."""
+    """Leave the stage the box reached in the run folder: that, and not the exit code, says whose failure it was.
+
+    The file is locked until this process ends or becomes the command: ``exec`` and a free lock say that it has, for the
+    kernel closes the file once an exec cannot fail any more, and where it fails another stage is there before that.
+    """
     if not run_dir:
         return
     target = Path(run_dir) / "stage"
     try:
         temporary = target.with_name(f".stage-{os.getpid()}")
-        temporary.write_text(stage + "\n", encoding="ascii")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(descriptor, f"{stage}\n".encode("ascii"))
         temporary.replace(target)
     except OSError as error:
         if required:

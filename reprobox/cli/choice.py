@@ -19,6 +19,7 @@ from reprobox.runs.images import choose_image
 from reprobox.runs.options import parse_env_file, parse_environment
 from reprobox.runs.request import Pull, parse_pull
 from reprobox.runs.store import new_run_id
+from reprobox.selftest.boxes import remove_left
 from reprobox.selftest.proof import Subject
 from reprobox.settings import SETTINGS, Origin, Resolved, Settings, switch_text
 
@@ -72,6 +73,8 @@ def choose(settings: Settings, wanted: Wanted, tell: Callable[[str], None]) -> I
     gpus = wanted_gpus(asked, inventory, wanted.rules)
     engine = settings.resolve("engine")
     backend = choose_engine(engine.value, chosen=engine.origin is not Origin.DEFAULT, say=tell)
+    if wanted.claim:
+        remove_left(backend)  # one that hangs may have the GPUs
     reference, found = _image_for(backend, settings, gpus, wanted, asked=asked is not None, tell=tell)
     _check_signature(settings, wanted, reference, found, tell)
     if backend.isolates and gpus and not _is_cuda(found):

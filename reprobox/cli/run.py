@@ -109,7 +109,8 @@ def _carried_out(plan: RunPlan, choice: Choice, store: RunStore, tell: Callable[
             manifest = first_manifest(plan, choice.engine.info(), choice.inventory)
             record = store.create(plan.run_id)
             _introduce(plan, choice, tell)
-            output = Output() if started is None else Output(stdout=os.open(os.devnull, os.O_WRONLY))
+            stdout = 1 if started is None else os.open(os.devnull, os.O_WRONLY)
+            output = Output(stdout, ends_the_command=True)
             outside = Outside(interrupts=interrupts, say=tell, output=output, started=started)
             return execute(plan, choice.engine, record, manifest, outside)
 

@@ -104,6 +104,7 @@ class DockerEngine(Engine):
                 "cgroup_version": str(info.get("CgroupVersion", "")),
                 "kernel": str(info.get("KernelVersion", "")),
                 "gpus": self.gpus_through(info),
+                **({} if self._is_local else {"host": str(info.get("Name", ""))}),
             },
         )
 

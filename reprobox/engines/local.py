@@ -18,6 +18,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 STOP_GRACE_SECONDS = 10
+
+LAST_WORDS_SECONDS = 0.5
+"""How long the output of processes that a command left behind is still read. All of its own is, however long that takes."""
+
 _CHUNK = 1 << 16
 _LAUNCHER = Path(reprobox.box.__file__).with_name("local.py")
 _TAKE_TERMINAL = (
@@ -139,12 +144,20 @@ class LocalBox(Box):
         with selectors.DefaultSelector() as selector:
             for descriptor, stream in self._outputs.items():
                 selector.register(descriptor, selectors.EVENT_READ, stream)
+            rest: dict[int, int] | None = None
+            deadline = 0.0
             while selector.get_map() and not self._left:
                 ready = selector.select(timeout=0.2)
-                if not ready and process.poll() is not None:
-                    return  # what is left of its group holds the pipes; as in a box, it ends with the command
+                if rest is None and process.poll() is not None:
+                    deadline = time.monotonic() + LAST_WORDS_SECONDS
+                    rest = {descriptor: _waiting(descriptor) for descriptor in self._outputs}
+                # What is left of its group may hold the pipes, and write on; as in a box, it ends with the command.
+                if rest is not None and (not ready or (time.monotonic() > deadline and not any(rest.values()))):
+                    return
                 for key, _ in ready:
                     data = _read(key.fd)
+                    if rest is not None:
+                        rest[key.fd] = max(0, rest[key.fd] - len(data)) if data else 0
                     if data:
                         write(key.data, data)
                     else:
@@ -166,9 +179,16 @@ class LocalBox(Box):
             fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def signal(self, number: int) -> None:
-        # The group may outlive its leader.
-        with contextlib.suppress(ProcessLookupError):
+        try:
             os.killpg(self._running().pid, number)
+        except ProcessLookupError:
+            pass  # it has ended; the group may outlive its leader
+        except PermissionError as error:
+            name = signals.Signals(number).name
+            raise EngineError(
+                f"the command runs as another user, so {name} may not be sent to it",
+                remedy="end it as that user, or as root",
+            ) from error
 
     def wait(self) -> Exit:
         code = self._running().wait()
@@ -176,6 +196,16 @@ class LocalBox(Box):
 
     def leave(self) -> None:
         self._left = True
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        if process.poll() is None:
+            self.signal(signals.SIGTERM)
+            try:
+                process.wait(STOP_GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.signal(signals.SIGKILL)
+                process.wait()
+        self.signal(signals.SIGKILL)
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
@@ -192,14 +222,8 @@ class LocalBox(Box):
         traceback: TracebackType | None,
     ) -> None:
         if self._process is not None and not self._left:
-            if self._process.poll() is None:
-                self.signal(signals.SIGTERM)
-                try:
-                    self._process.wait(STOP_GRACE_SECONDS)
-                except subprocess.TimeoutExpired:
-                    self.signal(signals.SIGKILL)
-                    self._process.wait()
-            self.signal(signals.SIGKILL)
+            with contextlib.suppress(EngineError):  # another user's, which goes on without us
+                self._end(self._process)
             for pipe in (self._process.stdout, self._process.stderr):
                 if pipe is not None:
                     pipe.close()
@@ -208,6 +232,15 @@ class LocalBox(Box):
                 with contextlib.suppress(OSError):
                     os.close(descriptor)
         self._terminal = self._input = None
+
+
+def _waiting(descriptor: int) -> int:
+    """Return how many bytes of a pipe or terminal are there to be read."""
+    try:
+        answer = fcntl.ioctl(descriptor, termios.FIONREAD, struct.pack("i", 0))
+    except OSError:  # a terminal that nobody holds any more
+        return 0
+    return int(struct.unpack("i", answer)[0])
 
 
 def _read(descriptor: int) -> bytes:

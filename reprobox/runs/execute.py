@@ -7,6 +7,7 @@ of 15 trials, removing automatically lost the exit code, and the end of the stre
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import threading
@@ -18,9 +19,11 @@ from reprobox.files import write_json
 from reprobox.recipe import Profile
 from reprobox.runs.finish import conclude, finish
 from reprobox.runs.given import write_box_files
+from reprobox.runs.hashes import file_hashes
 from reprobox.runs.interrupts import Interrupted, Interrupts, reaches
 from reprobox.runs.logs import RunLogs
 from reprobox.runs.manifest import Outcome, now
+from reprobox.runs.redaction import redacted_message
 from reprobox.runs.secrets import write_secrets
 from reprobox.runs.store import HANDED_OVER, SELFTEST_FAILED
 from reprobox.runs.streams import Input, Output, Terminal
@@ -81,7 +84,7 @@ def execute(plan: RunPlan, engine: Engine, record: RunRecord, manifest: dict[str
     """
 
     def update(**fields: object) -> None:
-        manifest.update(fields)
+        manifest.update(redacted_message(fields, plan.request.secrets.values()))
         record.write(manifest)
 
     with record.held():
@@ -104,7 +107,7 @@ def execute(plan: RunPlan, engine: Engine, record: RunRecord, manifest: dict[str
                 return 0
             logs.close()
         except SelfTestError as error:
-            finish(record, manifest)
+            finish(record, manifest, outside.interrupts.after_the_end(), outside.say)
             update(
                 outcome=str(Outcome.REFUSED),
                 stage=SELFTEST_FAILED,
@@ -117,7 +120,7 @@ def execute(plan: RunPlan, engine: Engine, record: RunRecord, manifest: dict[str
             raise
         except Interrupted as error:
             code = SIGNAL_BASE + error.number
-            finish(record, manifest)
+            finish(record, manifest, lambda: True)  # whoever sent the signal waits, and no output is this run's
             update(
                 outcome=str(Outcome.INTERRUPTED),
                 end=now(),
@@ -129,7 +132,7 @@ def execute(plan: RunPlan, engine: Engine, record: RunRecord, manifest: dict[str
         except BaseException as error:
             stage = record.stage()
             if not isinstance(error, EngineUnavailable):  # then the box may live, and with it what it was given
-                finish(record, manifest)
+                finish(record, manifest, outside.interrupts.after_the_end(), outside.say)
             with contextlib.suppress(OSError):
                 update(
                     outcome=str(Outcome.FAILED),
@@ -140,7 +143,7 @@ def execute(plan: RunPlan, engine: Engine, record: RunRecord, manifest: dict[str
                     message=str(error) or type(error).__name__,
                 )
             raise
-        receipts = finish(record, manifest)
+        receipts = finish(record, manifest, outside.interrupts.after_the_end(), outside.say)
         if plan.recipe.profile is not Profile.OFF and record.stage() == HANDED_OVER:
             outside.say(receipts.summary())
         update(**conclude(ended, record.stage(), outside.say))
@@ -157,6 +160,7 @@ def _run(
 ) -> Exit | None:
     """Make the box, start it and stay with it to its end; return ``None`` where it was left to itself."""
     interrupts, request = outside.interrupts, plan.request
+    update(inputs=file_hashes(request.project.root, request.inputs, interrupts.raise_if_pending))
     update(self_test=_prove(plan, engine, record, outside))
     write_box_files(record.box_folder, plan.recipe, request.owner)
     if plan.secrets is not None:
@@ -249,13 +253,15 @@ def _make_caches(plan: RunPlan) -> None:
 
 @contextlib.contextmanager
 def _watch_for_the_start(record: RunRecord, started: Callable[[], None]) -> Iterator[None]:
-    """Call ``started`` once the box has recorded that the command takes it over."""
+    """Call ``started`` once the command has taken the box over."""
     over = threading.Event()
+    told = threading.Event()
 
     def watch() -> None:
         while not over.is_set():
-            if record.stage() == HANDED_OVER:
+            if _has_taken_over(record):
                 started()
+                told.set()
                 return
             over.wait(STAGE_POLL_SECONDS)
 
@@ -263,10 +269,33 @@ def _watch_for_the_start(record: RunRecord, started: Callable[[], None]) -> Iter
     thread.start()
     try:
         yield
-        if record.stage() == HANDED_OVER:
-            thread.join()
+        over.set()
+        thread.join()
+        if record.stage() == HANDED_OVER and not told.is_set():  # it was over before the next look
+            started()
     finally:
         over.set()
+
+
+def _has_taken_over(record: RunRecord) -> bool:
+    """Say whether the command runs: the entrypoint says so just before, and holds the file's lock until it is so."""
+    if record.stage() != HANDED_OVER:
+        return False
+    try:
+        descriptor = os.open(record.reports / "stage", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks
+    finally:
+        os.close(descriptor)
+    return (
+        record.stage() == HANDED_OVER
+    )  # where the command could not be executed, another stage came before the end of the lock
 
 
 def _writer(outside: Outside, logs: RunLogs, box: Box) -> Callable[[Stream, bytes], None]:

@@ -29,13 +29,30 @@ ENGINE_STOPPED = (SIGNAL_BASE + signal.SIGTERM, SIGNAL_BASE + signal.SIGKILL)
 ENTRYPOINT_CODES = (UsageError.exit_code, BoxError.exit_code, CommandNotExecutable.exit_code, CommandNotFound.exit_code)
 
 
-def finish(record: RunRecord, manifest: dict[str, Any]) -> Receipts:
-    """Take over what the box reported, remove what was made for it alone, and note receipt and outputs in ``manifest``."""
+def finish(
+    record: RunRecord,
+    manifest: dict[str, Any],
+    stop: Callable[[], object] = lambda: False,
+    say: Callable[[str], None] = lambda _line: None,
+) -> Receipts:
+    """Take over what the box reported, remove what was made for it alone, and note receipt and outputs in ``manifest``.
+
+    :param stop: asked while the outputs are hashed; where it says yes, the others are left out, and ``say`` is told.
+    """
     record.collect()
     remove_secrets(record)
     receipts = read_receipts(record.folder)
     manifest["receipt"] = receipts.to_json()
-    manifest["outputs"] = file_hashes(Path(manifest["project"]), manifest.get("outputs") or {})
+    stopped = False
+
+    def enough() -> bool:
+        nonlocal stopped
+        stopped = stopped or bool(stop())
+        return stopped
+
+    manifest["outputs"] = file_hashes(Path(manifest["project"]), manifest.get("outputs") or {}, enough)
+    if stopped:
+        say("a signal came while the outputs were hashed, so the hashes of some are not on record")
     return receipts
 
 

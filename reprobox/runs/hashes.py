@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from reprobox.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from reprobox.project import Project
 
 __all__ = ["file_hashes", "parse_artefact"]
+
+_CHUNK = 1 << 20
 
 
 def parse_artefact(text: str, project: Project, flag: str) -> str:
@@ -31,12 +33,14 @@ def parse_artefact(text: str, project: Project, flag: str) -> str:
     return path.relative_to(project.root).as_posix()
 
 
-def file_hashes(root: Path, paths: Iterable[str]) -> dict[str, str | None]:
+def file_hashes(root: Path, paths: Iterable[str], stop: Callable[[], object] = lambda: False) -> dict[str, str | None]:
     """Return the sha256 of each file at or below ``paths`` (relative to ``root``); ``None`` for what is no readable file.
 
     Links are not followed: a command could have left one that leads out of the project.
+
+    :param stop: asked at every file and every MiB; once it says yes, what is not hashed yet stays ``None``. It may raise.
     """
-    return {name: _sha256(root / name) for path in paths for name in _files(root, path)}
+    return {name: _sha256(root / name, stop) for path in paths for name in _files(root, path)}
 
 
 def _files(root: Path, path: str) -> Iterator[str]:
@@ -57,14 +61,21 @@ def _is_folder(path: Path) -> bool:
         return False  # nothing is there, or no file can have this name
 
 
-def _sha256(path: Path) -> str | None:
+def _sha256(path: Path, stop: Callable[[], object]) -> str | None:
+    if stop():
+        return None
     try:
         if path.parent.resolve() != path.parent:
             return None
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 return None
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            digest, buffer = hashlib.sha256(), bytearray(_CHUNK)
+            while count := file.readinto(buffer):
+                digest.update(memoryview(buffer)[:count])
+                if stop():
+                    return None
+            return digest.hexdigest()
     except (OSError, ValueError):
         return None

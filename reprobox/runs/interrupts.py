@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import threading
 import time
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Self
 
-from reprobox.errors import EngineUnavailable
+from reprobox.errors import EngineError, EngineUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +54,8 @@ class Interrupts:
         self._say = say
         self._queue: SimpleQueue[int | None] = SimpleQueue()
         self._first: int | None = None
+        self._ended = False
+        self._late = False
         self._previous: dict[int, object] = {}
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
@@ -85,11 +86,19 @@ class Interrupts:
         )
         self._thread.start()
 
+    def after_the_end(self) -> Callable[[], bool]:
+        """Hand no signal on any more, for the command is over; return what says whether one that means "end" came since."""
+        self._ended = True
+        self._late = False
+        return lambda: self._late
+
     def interrupt(self, number: int) -> None:
         """Act as if this process had been sent ``number``."""
-        if self._first is None and number in FORWARDED:
-            self._first = number
-        self._queue.put(number)
+        if number in FORWARDED:
+            self._first = self._first or number
+            self._late = True
+        if not self._ended:
+            self._queue.put(number)
 
     def _forward(
         self,
@@ -112,7 +121,7 @@ class Interrupts:
             last = count >= KILL_AT
             if count > 1 and number in FORWARDED:
                 self._say("killing the command" if last else f"{name} sent again; once more kills the command")
-            if not reaches(box, signal.SIGKILL if last else number):
+            if not reaches(box, signal.SIGKILL if last else number, self._say):
                 self._say(f"the engine does not answer, so {name} has not reached the command")
                 if last:
                     give_up()
@@ -144,14 +153,21 @@ class Interrupts:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
 
-def reaches(box: Box, number: int) -> bool:
-    """Send a signal, and say whether the engine took it in time; a hung one must not hold up the next signal."""
+def reaches(box: Box, number: int, refused: Callable[[str], None] = lambda _why: None) -> bool:
+    """Send a signal, and say whether the engine took it in time; a hung one must not hold up the next signal.
+
+    :param refused: told why, where the engine took it and did not send it.
+    """
     taken = threading.Event()
 
     def send() -> None:
-        with contextlib.suppress(EngineUnavailable):
+        try:
             box.signal(number)
-            taken.set()
+        except EngineUnavailable:
+            return
+        except EngineError as error:
+            refused(str(error))
+        taken.set()
 
     threading.Thread(target=send, daemon=True).start()
     return taken.wait(ANSWER_SECONDS)

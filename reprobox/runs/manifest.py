@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from reprobox import __version__
 from reprobox.engines import EngineName
 from reprobox.host import git_facts, host_facts
-from reprobox.runs.hashes import file_hashes
 from reprobox.runs.plan import options_to_json
 from reprobox.runs.redaction import redacted, redacted_words
 
@@ -51,7 +50,10 @@ def now() -> str:
 
 
 def first_manifest(plan: RunPlan, engine: EngineInfo, inventory: Inventory) -> dict[str, Any]:
-    """Return the manifest of a planned run: valid from its first moment, completed as the run goes on."""
+    """Return the manifest of a planned run: valid from its first moment, completed as the run goes on.
+
+    Its inputs are hashed when it is on record and a signal can end it: there may be many.
+    """
     request, box = plan.request, plan.box
     image = plan.image
     local = request.engine is EngineName.LOCAL
@@ -85,7 +87,7 @@ def first_manifest(plan: RunPlan, engine: EngineInfo, inventory: Inventory) -> d
             ],
         },
         "git": git_facts(request.project.root),
-        "environment": redacted(request.environment),
+        "environment": redacted(request.environment, request.secrets.values()),
         "secrets": sorted(request.secrets),
         "mounts": [
             {"source": m.source, "target": m.target, "read_only": m.read_only, "kind": m.kind} for m in box.mounts
@@ -94,10 +96,10 @@ def first_manifest(plan: RunPlan, engine: EngineInfo, inventory: Inventory) -> d
         "network": None if local else box.network,
         "shm_bytes": None if local else box.shm_bytes,
         "user": box.user or f"{os.getuid()}:{os.getgid()}",
-        "options": options_to_json(box),
+        "options": options_to_json(box, request.secrets.values()),
         "detached": request.detached,
         "self_test": None,
-        "inputs": file_hashes(request.project.root, request.inputs),
+        "inputs": dict.fromkeys(request.inputs),
         "outputs": dict.fromkeys(request.outputs),
         "planned": now(),
         "start": None,

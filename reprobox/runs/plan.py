@@ -21,7 +21,7 @@ from reprobox.runs.secrets import SECRETS, secrets_folder
 from reprobox.selftest.certificate import certificates_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from reprobox.gpus import Gpu
 
@@ -122,7 +122,7 @@ class RunPlan:
             "gpus": list(box.gpus),
             "environment": sorted(self.request.environment),
             "secrets": sorted(self.request.secrets),
-            "options": options_to_json(box),
+            "options": options_to_json(box, self.request.secrets.values()),
             "self_test": str(self.request.selftest),
         }
 
@@ -356,9 +356,9 @@ def _refuse_what_local_cannot(request: RunRequest) -> None:
         )
 
 
-def options_to_json(box: BoxSpec) -> dict[str, Any]:
-    """Return what Docker's flags set of a box, without what they left alone."""
-    options = {**asdict(box.options), "labels": redacted(box.options.labels)}
+def options_to_json(box: BoxSpec, secrets: Iterable[bytes]) -> dict[str, Any]:
+    """Return what Docker's flags set of a box, without what they left alone and without ``secrets``."""
+    options = {**asdict(box.options), "labels": redacted(box.options.labels, secrets)}
     given = {name: value for name, value in options.items() if value not in (None, (), {})}
     more = {"tmpfs": dict(box.tmpfs), "writable": not box.read_only, "stdin": box.stdin, "terminal": box.terminal}
     return {**given, **{name: value for name, value in more.items() if value}}

@@ -34,9 +34,13 @@ LEAVE_KEYS = b"\x10\x11"
 
 
 class Output:
-    """This process's stdout and stderr as the command's: bytes, unbuffered, and whether anyone still reads them."""
+    """This process's stdout and stderr as the command's: bytes, unbuffered, and whether anyone still reads them.
 
-    def __init__(self, stdout: int = 1, stderr: int = 2) -> None:
+    :param ends_the_command: whether the command is ended where they cannot be written: as the error says then.
+    """
+
+    def __init__(self, stdout: int = 1, stderr: int = 2, *, ends_the_command: bool = False) -> None:
+        self._ends_the_command = ends_the_command
         self._descriptors: dict[Stream, int] = {"stdout": stdout, "stderr": stderr}
         self._closed: set[Stream] = set()
         for descriptor in (stdout, stderr):
@@ -56,9 +60,14 @@ class Output:
                 select.select([], [descriptor], [])
             except OSError as error:
                 if error.errno not in _NOBODY_READS:
+                    stopped, again = (
+                        (", so the command was stopped", "run it again")
+                        if self._ends_the_command
+                        else ("", "look again")
+                    )
                     raise OutputError(
-                        f"the command's {stream} cannot be written ({error.strerror}), so the command was stopped",
-                        remedy="make room where the output goes, and run it again",
+                        f"the command's {stream} cannot be written ({error.strerror}){stopped}",
+                        remedy=f"make room where the output goes, and {again}",
                     ) from error
                 self._closed.add(stream)
                 return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import re
 import shutil
 from pathlib import Path
@@ -16,7 +17,7 @@ from reprobox.host import host_facts
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from reprobox.engines import ImageInfo
+    from reprobox.engines import EngineInfo, ImageInfo
     from reprobox.gpus import Gpu
     from reprobox.recipe import Recipe
 
@@ -50,10 +51,12 @@ def fingerprint(
     image: ImageInfo | None,
     gpus: tuple[Gpu, ...],
     driver: str | None,
+    engine: EngineInfo | None = None,
 ) -> dict[str, Any]:
     """Return the fingerprint: equal for two runs whose self-tests must give the same bits.
 
     :param environment: what the caller gave; without an image, what is inherited as well.
+    :param engine: the engine of the box; it counts where its kernel or its machine is another.
 
     Seed and rank are not in it (the cases have a seed of their own), nor is the number of cores (threads are fixed).
     """
@@ -74,7 +77,16 @@ def fingerprint(
         "isa": host["isa"],
         "microcode": host["microcode"],
         "kernel": host["kernel"],
+        "engine": None if engine is None else _elsewhere(engine.details, host["kernel"]),
     }
+
+
+def _elsewhere(details: Mapping[str, str], kernel: str) -> dict[str, str | None] | None:
+    """Return on what kernel, and where it is known on what machine, an engine's boxes run that are not on this one."""
+    theirs, machine = details.get("kernel") or kernel, details.get("host")
+    if machine == platform.node() and theirs == kernel:
+        machine = None
+    return None if machine is None and theirs == kernel else {"kernel": theirs, "host": machine}
 
 
 def _local_python(environment: Mapping[str, str | None]) -> dict[str, Any]:
@@ -92,7 +104,13 @@ def _local_python(environment: Mapping[str, str | None]) -> dict[str, Any]:
 
 
 def is_certain(document: Mapping[str, Any]) -> bool:
-    """Say whether a fingerprint holds which torch it is of; where this machine's own is not found, no earlier test counts."""
+    """Say whether a fingerprint holds enough for an earlier test to count.
+
+    It does not where this machine's own torch was not found, and where the box is on another machine: the CPU that is in
+    it is this one's.
+    """
+    if document["engine"] is not None and document["engine"]["host"] is not None:
+        return False
     return document["local"] is None or document["local"]["torch"] is not None
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import reprobox.box.selftest
-from reprobox.engines import RUN_LABEL, BoxSpec
+from reprobox.engines import GPUS_LABEL, RUN_LABEL, BoxSpec
 from reprobox.errors import CertificateError, ReproboxError, SelfTestError
 from reprobox.recipe import Profile, Recipe, SelfTest
+from reprobox.selftest.boxes import noted
 from reprobox.selftest.certificate import Certificate, find, keep
 from reprobox.selftest.fingerprint import fingerprint, is_certain, relevant_environment
 
@@ -53,7 +54,7 @@ class Subject:
     @property
     def fingerprint(self) -> dict[str, Any]:
         """See :func:`reprobox.selftest.fingerprint.fingerprint`."""
-        return fingerprint(self.recipe, self.inside, self.image, self.gpus, self.driver)
+        return fingerprint(self.recipe, self.inside, self.image, self.gpus, self.driver, self.engine.info())
 
     @property
     def inside(self) -> dict[str, str | None]:
@@ -163,7 +164,8 @@ def carry_out(
             errors.feed(data)
 
     options = ["--tier", tier, "--repeat", str(repeat), *(["--cases", cases] if cases else [])]
-    with subject.engine.create(_spec(subject, options)) as box:
+    spec = _spec(subject, options)
+    with noted(subject.engine, spec.run_id), subject.engine.create(spec) as box:
         box.attach()
         check()
         box.start()
@@ -267,6 +269,9 @@ def _spec(subject: Subject, options: list[str]) -> BoxSpec:
         network="none",
         shm_bytes=1 << 30,
         gpus=tuple(gpu.uuid for gpu in subject.gpus),
-        labels={RUN_LABEL: run_id},
+        labels={
+            RUN_LABEL: run_id,
+            **({GPUS_LABEL: ",".join(gpu.uuid for gpu in subject.gpus)} if subject.gpus else {}),
+        },
         log=False,
     )

@@ -154,10 +154,14 @@ def test_a_working_directory_that_is_not_there_is_126_and_no_id(cli):
     assert "/no/such cannot be entered" in done.stderr
 
 
-def test_a_command_that_is_not_there_is_127_now_or_when_it_is_waited_for(cli):
-    done = cli.run("/no/such", flags=SEED, check=False)
-    assert (done.returncode, bool(done.stdout)) in ((127, False), (0, True))
-    assert runs(cli, "wait").returncode == 127
+def test_a_command_that_cannot_be_executed_is_said_at_once_and_has_no_id(cli):
+    (cli.folder / "script").write_text("#!/no/such\n")
+    (cli.folder / "script").chmod(0o755)
+    (cli.folder / "data").touch()
+    for command, code in (("nosuch", 127), ("/no/such", 127), ("./script", 127), ("./data", 126)):
+        done = cli.run(command, flags=SEED, check=False)
+        assert (done.returncode, done.stdout) == (code, ""), done.stderr
+        assert runs(cli, "wait").returncode == code
 
 
 @pytest.mark.engine

@@ -249,6 +249,21 @@ def test_a_signal_ends_the_self_test_and_leaves_nothing(request, tmp_path, engin
         assert manifest["end"]
 
 
+@pytest.mark.engine
+def test_the_box_of_a_self_test_that_was_killed_goes_with_the_next_run(request, tmp_path):
+    cli = fresh(request, "docker", tmp_path, tmp_path / "cache")
+    argv = [str(BIN / "reprobox"), "selftest", "--engine", "docker"]
+    with subprocess.Popen(argv, cwd=cli.folder, env=cli.environment, stderr=subprocess.DEVNULL) as process:
+        begun = time.monotonic()
+        while not children(process.pid, "docker", cli):
+            assert time.monotonic() < begun + PATIENCE
+            time.sleep(0.1)
+        process.kill()
+    assert children(process.pid, "docker", cli)
+    cli.run("true", flags=("--seed", "1", "--self-test", "off"))
+    assert not children(process.pid, "docker", cli)
+
+
 def children(pid, engine, cli):
     """Return what the self-test of process ``pid`` runs in."""
     if engine == "docker":

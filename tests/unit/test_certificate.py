@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from reprobox.box import selftest
-from reprobox.engines import ImageInfo
+from reprobox.engines import EngineInfo, ImageInfo
 from reprobox.errors import CertificateError
 from reprobox.gpus import Gpu
 from reprobox.recipe import Profile, Recipe
@@ -33,8 +34,12 @@ def gpu(index=0, **fields):
     return Gpu(**{"index": index, "uuid": f"GPU-{index}", "name": "H200", "ecc": True, "mig": False, **fields})
 
 
-def made_on(recipe=RECIPE, environment=None, image=IMAGE, gpus=(), driver=None):
-    return fingerprint(recipe, environment or {}, image, gpus, driver)
+def made_on(recipe=RECIPE, environment=None, image=IMAGE, gpus=(), driver=None, engine=None):
+    return fingerprint(recipe, environment or {}, image, gpus, driver, engine)
+
+
+def engine(kernel=None, **details):
+    return EngineInfo(name="docker", version="1", details={"kernel": kernel or platform.release(), **details})
 
 
 def case(name="matmul", value=1.0, **fields):
@@ -81,6 +86,7 @@ OTHERS = {
     "image": [None, replace(IMAGE, image_id="sha256:j")],
     "gpus": [(gpu(),), (gpu(1),), (gpu(ecc=False),), (gpu(mig=True),), (gpu(name="A100"),), (gpu(), gpu(1))],
     "driver": ["580.1"],
+    "engine": [engine("6.0-vm"), engine(host="another"), engine("6.0-vm", host="another")],
 }
 
 
@@ -99,6 +105,20 @@ def test_each_field_of_the_fingerprint_counts(field):
     keep(certificate())
     assert find({**made_on(), field: "another"}) is None
     assert find({k: v for k, v in made_on().items() if k != field}) is None
+
+
+@pytest.mark.parametrize("here", [engine(), engine(host=platform.node()), EngineInfo(name="local", version="1")])
+def test_an_engine_of_this_machine_does_not_count(here):
+    keep(certificate())
+    assert find(made_on(engine=here)) is not None
+
+
+@pytest.mark.parametrize(
+    ("there", "certain"), [(engine(), True), (engine("6.0-vm"), True), (engine(host="another"), False)]
+)
+def test_no_certificate_is_trusted_of_an_engine_on_another_machine(there, certain):
+    """The CPU in the fingerprint is that of the command line's machine."""
+    assert is_certain(made_on(engine=there)) is certain
 
 
 def test_seed_rank_and_what_no_library_reads_do_not_count():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
 
 import pytest
@@ -130,3 +132,26 @@ def test_a_script_whose_interpreter_is_missing_is_told_apart_from_a_missing_scri
     script.chmod(0o755)
     assert entrypoint.main([str(script)]) == 127
     assert "names an interpreter" in capfd.readouterr().err
+
+
+def is_locked(path):
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def test_the_stage_is_locked_until_the_command_has_taken_over(monkeypatch, tmp_path):
+    seen = []
+
+    def executed(*_):
+        seen.append(((tmp_path / "stage").read_text(), is_locked(tmp_path / "stage")))
+        raise FileNotFoundError(2, "none")
+
+    monkeypatch.setenv("REPROBOX_RUN_DIR", str(tmp_path))
+    monkeypatch.setattr(os, "execvpe", executed)
+    assert entrypoint.main(["--", "true"]) == 127
+    assert seen == [("exec\n", True)]
+    assert (tmp_path / "stage").read_text() == "exec-failed\n"

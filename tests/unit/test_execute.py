@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import time
+from pathlib import Path
 
 import pytest
 
-from reprobox.engines import EngineName, Exit, ImageInfo
-from reprobox.engines.fake import FakeEngine, Script
+from reprobox.engines import BoxOptions, EngineName, Exit, ImageInfo
+from reprobox.engines.fake import FakeBox, FakeEngine, Script
 from reprobox.errors import EngineError, UsageError
 from reprobox.gpus import Inventory
 from reprobox.project import Project
 from reprobox.recipe import Recipe, SelfTest
+from reprobox.runs import hashes
 from reprobox.runs.execute import Outside, execute
 from reprobox.runs.interrupts import Interrupts
 from reprobox.runs.manifest import first_manifest
@@ -45,9 +49,10 @@ class Run:
         self.record = store.create(run_id)
         self.manifest = first_manifest(self.plan, self.engine.info(), Inventory())
 
-    def go(self, stdout, stderr):
+    def go(self, stdout, stderr, started=None):
         with Interrupts(self.said.append) as interrupts:
-            outside = Outside(interrupts=interrupts, say=self.said.append, output=Output(stdout, stderr))
+            output = Output(stdout, stderr)
+            outside = Outside(interrupts=interrupts, say=self.said.append, output=output, started=started)
             return execute(self.plan, self.engine, self.record, self.manifest, outside)
 
 
@@ -142,6 +147,57 @@ def test_a_signal_before_the_start_ends_it_and_nothing_was_started(tmp_path, pip
     assert run.record.manifest()["outcome"] == "interrupted"
 
 
+class Entrypoint:
+    """A fake's command that takes its time over exec: it holds the stage's lock until ``becomes`` the command or fails."""
+
+    def __init__(self, monkeypatch, *, becomes):
+        self.becomes = becomes
+        self.begun = []
+        monkeypatch.setattr(FakeBox, "stream", lambda box, _write, _say: self.run(box))
+
+    def run(self, box):
+        stage = Path(next(m.source for m in box.spec.mounts if m.target == "/run/reprobox/run")) / "stage"
+        with (stage.parent / ".stage").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write("exec\n")
+            file.flush()
+            (stage.parent / ".stage").replace(stage)
+            time.sleep(0.1)
+            assert self.begun == [], "it was told before the command had begun"
+            if not self.becomes:
+                (stage.parent / "next").write_text("exec-failed\n")
+                (stage.parent / "next").replace(stage)
+        if self.becomes:
+            until(lambda: self.begun)
+
+
+def until(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_run_has_begun_when_the_entrypoint_has_become_the_command(tmp_path, pipes, monkeypatch):
+    entrypoint = Entrypoint(monkeypatch, becomes=True)
+    assert Run(tmp_path, Script()).go(*pipes, started=lambda: entrypoint.begun.append(1)) == 0
+    assert entrypoint.begun == [1]
+
+
+def test_a_run_whose_command_cannot_be_executed_has_never_begun(tmp_path, pipes, monkeypatch):
+    entrypoint = Entrypoint(monkeypatch, becomes=False)
+    run = Run(tmp_path, Script(exit=Exit(code=127)))
+    assert run.go(*pipes, started=lambda: entrypoint.begun.append(1)) == 127
+    assert entrypoint.begun == []
+    assert run.record.manifest()["stage"] == "exec-failed"
+
+
+def test_a_command_that_is_over_before_anybody_looked_has_begun(tmp_path, pipes):
+    begun = []
+    assert Run(tmp_path, Script(on_start=handed_over)).go(*pipes, started=lambda: begun.append(1)) == 0
+    assert begun == [1]
+
+
 def test_signals_are_forwarded_and_the_third_kills(tmp_path, pipes):
     def three(spec):
         handed_over(spec)
@@ -151,6 +207,70 @@ def test_signals_are_forwarded_and_the_third_kills(tmp_path, pipes):
     run = Run(tmp_path, Script(on_start=three, exit=Exit(code=137)))
     assert run.go(*pipes) == 137
     assert run.engine.boxes[0].signals == [signal.SIGTERM, signal.SIGTERM, signal.SIGKILL]
+
+
+class Hashing:
+    """Sends this process a signal at the first MiB that is hashed, and counts them."""
+
+    def __init__(self, monkeypatch, number=signal.SIGTERM):
+        self.number, self.pieces = number, 0
+        monkeypatch.setattr(hashes.hashlib, "sha256", lambda: self)
+
+    def update(self, _data):
+        self.pieces += 1
+        if self.number is not None:
+            os.kill(os.getpid(), self.number)
+
+    def hexdigest(self):
+        return "digest"
+
+
+def large(path):
+    with path.open("wb") as file:
+        file.truncate(8 << 20)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_inputs_are_hashed_ends_the_run_before_its_box_is_made(tmp_path, pipes, number, monkeypatch):
+    large(tmp_path / "in")
+    large(tmp_path / "out.bin")
+    run = Run(tmp_path, Script(), inputs=("in",), outputs=("out.bin",))
+    hashing = Hashing(monkeypatch, number)
+    assert run.go(*pipes) == 128 + number
+    assert hashing.pieces == 1
+    assert run.engine.boxes == []
+    manifest = run.record.manifest()
+    assert (manifest["outcome"], manifest["inputs"], manifest["outputs"]) == (
+        "interrupted",
+        {"in": None},
+        {"out.bin": None},
+    )
+
+
+def test_a_signal_while_outputs_are_hashed_leaves_the_rest_out_and_says_so(tmp_path, pipes, monkeypatch):
+    large(tmp_path / "a")
+    large(tmp_path / "b")
+    run = Run(tmp_path, Script(on_start=handed_over, exit=Exit(code=3)), outputs=("a", "b"))
+    hashing = Hashing(monkeypatch)
+    assert run.go(*pipes) == 3
+    assert hashing.pieces == 1
+    manifest = run.record.manifest()
+    assert (manifest["outcome"], manifest["exit_code"], manifest["outputs"]) == ("exited", 3, {"a": None, "b": None})
+    assert any("while the outputs were hashed" in line for line in run.said)
+    assert run.engine.boxes[0].signals == [], "the box has ended"
+
+
+def test_a_signal_that_ended_the_command_leaves_its_outputs_hashed(tmp_path, pipes, monkeypatch):
+    def ended(spec):
+        handed_over(spec)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    large(tmp_path / "a")
+    run = Run(tmp_path, Script(on_start=ended, exit=Exit(code=143)), outputs=("a",))
+    hashing = Hashing(monkeypatch, number=None)
+    assert run.go(*pipes) == 143
+    assert (hashing.pieces, run.record.manifest()["outputs"]) == (8, {"a": "digest"})
+    assert not any("hashed" in line for line in run.said)
 
 
 def test_the_handlers_that_were_there_are_put_back(tmp_path, pipes):
@@ -198,6 +318,24 @@ def test_a_drawn_seed_is_in_the_plan_and_the_record(tmp_path):
     run = Run(tmp_path, Script(), recipe=Recipe())
     assert run.plan.seed_was_drawn
     assert run.plan.box.environment["REPROBOX_SEED"] == str(run.manifest["recipe"]["seed"])
+
+
+def test_a_given_secret_is_nowhere_in_the_record(tmp_path, pipes):
+    run = Run(
+        tmp_path,
+        Script(exit=Exit(code=127, error="no such label: k=supersecretvalue")),
+        command=("train", "--k=supersecretvalue"),
+        environment={"ENDPOINT": "https://h/?k=supersecretvalue", "EPOCHS": "3"},
+        options=BoxOptions(labels={"at": "https://h/?k=supersecretvalue", "team": "vision"}),
+        secrets={"KEY": b"supersecretvalue\n"},
+    )
+    assert run.go(*pipes) == 127
+    assert "supersecretvalue" not in run.record.manifest_path.read_text()
+    manifest = run.record.manifest()
+    assert manifest["environment"] == {"ENDPOINT": "(redacted)", "EPOCHS": "3"}
+    assert manifest["options"]["labels"] == {"at": "(redacted)", "team": "vision"}
+    assert manifest["message"] == "no such label: k=(redacted)"
+    assert "supersecretvalue" not in str(run.plan.to_json())
 
 
 def test_two_mounts_on_one_target_are_refused(tmp_path):

@@ -164,6 +164,14 @@ def test_a_full_disk_is_an_error_that_says_so():
         Output(stdout=full.fileno(), stderr=full.fileno()).write("stdout", b"x")
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_that_the_command_was_stopped_is_said_where_it_was(ends):
+    with open("/dev/full", "wb", buffering=0) as full, pytest.raises(OutputError) as error:
+        Output(stdout=full.fileno(), ends_the_command=ends).write("stdout", b"x")
+    assert ("so the command was stopped" in str(error.value)) is ends
+    assert ("run it again" in str(error.value)) is ends
+
+
 @pytest.fixture
 def terminal():
     master, inner = pty.openpty()
