@@ -11,9 +11,11 @@ import os
 import signal
 import threading
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from reprobox.errors import BoxError, EngineUnavailable, ReproboxError, SelfTestError
+from reprobox.engines import removed_or_told
+from reprobox.errors import BoxError, EngineUnavailable, RecordError, ReproboxError, SelfTestError
 from reprobox.files import write_json
 from reprobox.recipe import Profile
 from reprobox.runs.finish import conclude, finish
@@ -79,14 +81,15 @@ def execute(plan: RunPlan, engine: Engine, record: RunRecord, manifest: dict[str
     :raises ReproboxError: when the engine or reprobox failed; nothing of the run is left but its record, and, where the
         engine went away, the box: `reprobox runs wait` finds it.
     """
+    say = cache(outside.say)  # a disk that stays full is no news
 
     def update(**fields: object) -> None:
         manifest.update(fields)
-        record.write(manifest)
+        record.write_or_tell(manifest, say)
 
     with record.held():
+        _begin(record, manifest)
         try:
-            update()
             logs = RunLogs(record.folder, keep=plan.request.log, say=outside.say)
             try:
                 ended = _run(plan, engine, record, logs, outside, update)
@@ -130,21 +133,31 @@ def execute(plan: RunPlan, engine: Engine, record: RunRecord, manifest: dict[str
             stage = record.stage()
             if not isinstance(error, EngineUnavailable):  # then the box may live, and with it what it was given
                 finish(record, manifest)
-            with contextlib.suppress(OSError):
-                update(
-                    outcome=str(Outcome.FAILED),
-                    stage=stage,
-                    end=now(),
-                    exit_code=error.exit_code if isinstance(error, ReproboxError) else ReproboxError.exit_code,
-                    exit_code_of="reprobox",
-                    message=str(error) or type(error).__name__,
-                )
+            update(
+                outcome=str(Outcome.FAILED),
+                stage=stage,
+                end=now(),
+                exit_code=error.exit_code if isinstance(error, ReproboxError) else ReproboxError.exit_code,
+                exit_code_of="reprobox",
+                message=str(error) or type(error).__name__,
+            )
             raise
         receipts = finish(record, manifest)
         if plan.recipe.profile is not Profile.OFF and record.stage() == HANDED_OVER:
             outside.say(receipts.summary())
         update(**conclude(ended, record.stage(), outside.say))
         return ended.code
+
+
+def _begin(record: RunRecord, manifest: dict[str, Any]) -> None:
+    """Write the first manifest. :raises RecordError: where it cannot be written: nothing is started that has no record."""
+    try:
+        record.write(manifest)
+    except OSError as error:
+        raise RecordError(
+            f"the run's record cannot be written to {record.folder} ({error.strerror})",
+            remedy="make room there, or make it writable for this user",
+        ) from error
 
 
 def _run(
@@ -163,7 +176,7 @@ def _run(
         write_secrets(record, plan.secrets, request.secrets, request.owner)
     _make_caches(plan)
     interrupts.raise_if_pending()
-    with engine.create(plan.box) as box, contextlib.ExitStack() as stack:
+    with removed_or_told(engine.create(plan.box), outside.say) as box, contextlib.ExitStack() as stack:
         update(outcome=str(Outcome.CREATED))
         box.attach()
         interrupts.raise_if_pending()
