@@ -47,8 +47,8 @@ def _rich_console(*, stderr: bool = False) -> Console:
 
     from rich.console import Console
 
-    columns, lines = shutil.get_terminal_size()  # rich itself fails on some texts of COLUMNS
-    return Console(stderr=stderr, width=columns, height=lines)
+    columns, lines = shutil.get_terminal_size()  # rich itself fails on some texts of COLUMNS, and on great numbers
+    return Console(stderr=stderr, width=min(columns, 1000), height=lines)
 
 
 class BuildConsole:

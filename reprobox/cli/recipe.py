@@ -77,7 +77,7 @@ def knob_list(recipe: Recipe) -> RenderableType:
         value = "(left alone)" if knob["value"] is None else knob["value"]
         why = Text(f"{knob['why']}\n")
         why.append(f"{knob['source']}\n", style="dim")
-        blocks += [Text.assemble((str(knob["name"]), "bold"), f" = {value}"), Padding(why, (0, 0, 0, 4))]
+        blocks += [Text.assemble((str(knob["name"]), "bold"), f" = {value}"), Padding(why, (0, 0, 0, 4), expand=False)]
     return Group(*blocks)
 
 

@@ -167,15 +167,15 @@ def _completed(record: RunRecord) -> dict[str, Any]:
     manifest = record.manifest()
     try:
         return later.complete_if_over(record, manifest, silent)
-    except EngineError:
-        return manifest  # what is on record can be shown without the engine
+    except (EngineError, RecordError):
+        return manifest  # what is on record can be shown without the engine, and with another than the run's
 
 
 def _is_unfinished(record: RunRecord) -> bool:
     try:
         return later.unfinished(record, record.manifest())
     except RecordError:
-        return False  # a record that cannot be read can be removed
+        return record.holder() is not None  # a record that cannot be read can be removed, but not a run that goes on
 
 
 def _exit_code(manifest: dict[str, Any]) -> int:

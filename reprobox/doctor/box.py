@@ -94,8 +94,7 @@ def remove_box(patient: Patient) -> None:
         return
     found = patient.engine.find(patient.box)
     if found is not None:
-        with found:
-            pass
+        found.remove()
 
 
 def _spec(patient: Patient) -> BoxSpec:

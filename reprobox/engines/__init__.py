@@ -20,6 +20,7 @@ from reprobox.engines.base import (
     ImageInfo,
     Mount,
     Stream,
+    removed_or_told,
 )
 from reprobox.errors import EngineUnavailable
 
@@ -43,6 +44,7 @@ __all__ = [
     "Stream",
     "choose_engine",
     "open_engine",
+    "removed_or_told",
 ]
 
 

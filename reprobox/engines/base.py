@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeVar
+
+from reprobox.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
     from reprobox.engines.splice import Delivered
@@ -28,6 +31,7 @@ __all__ = [
     "Port",
     "Stream",
     "Ulimit",
+    "removed_or_told",
 ]
 
 Stream = Literal["stdout", "stderr"]
@@ -243,7 +247,11 @@ class Box(Protocol):
 
 
 class FoundBox(Box, Protocol):
-    """A box that was made earlier, perhaps by a process that is no more."""
+    """A box that was made earlier, perhaps by a process that is no more.
+
+    Leaving the ``with`` block removes it only after a block without an error, and once it is known to have ended
+    (:meth:`wait`) or never to have started (:meth:`started`); else it is left to itself.
+    """
 
     @property
     def running(self) -> bool:
@@ -262,6 +270,29 @@ class FoundBox(Box, Protocol):
 
     def stop(self, seconds: int | None = None) -> None:
         """Send TERM, and KILL after ``seconds`` (the box's own --stop-timeout, or 10)."""
+
+    def remove(self) -> None:
+        """End and remove it, whatever its command does; one that somebody else removes is no error."""
+
+
+_AnyBox = TypeVar("_AnyBox", bound=Box)
+
+
+@contextlib.contextmanager
+def removed_or_told(box: _AnyBox, say: Callable[[str], None]) -> Iterator[_AnyBox]:
+    """Be the ``with`` block of ``box``; a removal that fails after a block without an error is told, and no error.
+
+    What the box's command did is known then, and worth more than the box.
+    """
+    over = False
+    try:
+        with box:
+            yield box
+            over = True
+    except EngineError as error:
+        if not over:
+            raise
+        say(str(error))
 
 
 class Engine(Protocol):

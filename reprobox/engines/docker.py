@@ -53,6 +53,17 @@ _ALIVE: dict[str, Literal["running", "paused", "restarting"]] = {
 }
 
 
+def identity(info: Mapping[str, Any], version: Mapping[str, Any]) -> str:
+    """Return what tells an engine that answered so to ``/info`` and ``/version`` from others, at whatever address it is.
+
+    Its boxes are in its storage folder: before Docker 23 two daemons of one machine have one ``ID``, from one key file.
+    Podman makes up another ``ID`` for each answer, so its machine's name stands for it.
+    """
+    is_podman = any(part.get("Name") == "Podman Engine" for part in version.get("Components") or ())
+    name = info.get("Name" if is_podman else "ID")
+    return f"{name}:{info.get('DockerRootDir', '')}" if name else ""
+
+
 @dataclass(frozen=True)
 class _Told:
     """Tells a person what the engine says of a pull, and no numbers."""
@@ -98,6 +109,7 @@ class DockerEngine(Engine):
             name=self.name,
             version=str(version["Version"]),
             details={
+                "id": identity(info, version),
                 "api": str(version["ApiVersion"]),
                 "storage_driver": str(info.get("Driver", "")),
                 "cgroup_driver": str(info.get("CgroupDriver", "")),
@@ -147,6 +159,7 @@ class DockerEngine(Engine):
             terminal=spec.terminal,
             stdin=spec.stdin and not spec.detached,
             wants_gpus=bool(spec.gpus),
+            removal=f"{self.name} rm -f {spec.name}",
         )
 
     def make(self, spec: BoxSpec) -> str:
@@ -181,6 +194,8 @@ class DockerEngine(Engine):
             terminal=bool(config["Tty"]),
             stdin=bool(config["OpenStdin"]),
             ends_input=bool(config["StdinOnce"]),
+            found=True,
+            removal=f"{self.name} rm -f {found[0]['Names'][0].lstrip('/')}",
         )
 
     def gpu_boxes(self) -> tuple[GpuBox, ...]:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import contextlib
 import signal as signals
 import socket
-import struct
-import threading
 import time
 from typing import TYPE_CHECKING, Any, Self
 
+from reprobox.engines.attached import buffered, frames, pieces_of_terminal, raw_socket
 from reprobox.engines.base import Exit, FoundBox, Stream
 from reprobox.engines.connection import NoSuchThing, engine_errors
 from reprobox.engines.devices import why_no_gpus
+from reprobox.engines.following import Followed
 from reprobox.engines.splice import Delivered
 from reprobox.errors import EngineError, EngineUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from io import BufferedReader
     from types import TracebackType
 
     import docker
@@ -32,13 +31,14 @@ STOP_SECONDS = 10
 """What Docker gives a command between TERM and KILL."""
 
 KILLED = 128 + signals.SIGKILL
-_FRAME_HEADER = struct.Struct(">BxxxI")
-_STREAM_NAMES: dict[int, Stream] = {1: "stdout", 2: "stderr"}
-_CHUNK = 1 << 16
 
 
 class DockerBox(FoundBox):
-    """A container, removed when the ``with`` block ends unless it was left to itself."""
+    """A container, removed when the ``with`` block ends unless it was left to itself.
+
+    One that was ``found`` is not ours to end: it is removed only once it is known to be over, after a block without an
+    error. ``removal`` is what a person types to remove it.
+    """
 
     def __init__(
         self,
@@ -49,6 +49,8 @@ class DockerBox(FoundBox):
         stdin: bool,
         ends_input: bool = True,
         wants_gpus: bool = False,
+        found: bool = False,
+        removal: str = "",
     ) -> None:
         self.client = client
         self.id = container_id
@@ -56,6 +58,9 @@ class DockerBox(FoundBox):
         self.stdin = stdin
         self.ends_input = ends_input
         self.wants_gpus = wants_gpus
+        self.found = found
+        self.removal = removal
+        self._over = False
         self._attached: Any = None
         self._left = False
         self._started = False
@@ -76,7 +81,7 @@ class DockerBox(FoundBox):
                     "detachKeys": ",".join(["ctrl-@"] * 16),
                 },
             )
-        _raw_socket(self._attached).settimeout(None)
+        raw_socket(self._attached).settimeout(None)
 
     def start(self) -> None:
         with self._gpu_errors(), engine_errors("start the box"):
@@ -94,7 +99,9 @@ class DockerBox(FoundBox):
             raise
 
     def stream(self, write: Callable[[Stream, bytes], None], say: Callable[[str], None]) -> None:
-        delivered: dict[Stream, Delivered] = {"stdout": Delivered(), "stderr": Delivered()}
+        # Whoever found a box came late to its output, and does not want what was said before.
+        late = self.found
+        delivered: dict[Stream, Delivered] = {"stdout": Delivered(late=late), "stderr": Delivered(late=late)}
         pieces = self._pieces()
         with contextlib.suppress(OSError, EngineUnavailable):  # a broken connection ends like a closed one
             while True:
@@ -105,26 +112,34 @@ class DockerBox(FoundBox):
                 delivered[piece[0]].add(piece[1])
                 write(*piece)
         if not self._left and self._gone_or_running():
-            self._engine_was_away = True
-            say("the connection to the engine broke; waiting for the engine to come back")
-            self._await_engine()
+            self._reconnect(say)
             if not self._left:
-                # A daemon that is killed loses what it had read and not logged yet (a fast writer lost 160,000 lines).
-                say("the engine is back; some output from the time it was away may be missing")
                 self.catch_up(delivered, write, say)
+
+    def _reconnect(self, say: Callable[[str], None]) -> None:
+        self._engine_was_away = True
+        say("the connection to the engine broke; waiting for the engine to come back")
+        self._await_engine()
+        if not self._left:
+            # A daemon that is killed loses what it had read and not logged yet (a fast writer lost 160,000 lines).
+            say("the engine is back; some output from the time it was away may be missing")
 
     def _gone_or_running(self) -> bool:
         """Say whether the stream ended although the command did not, or the engine does not answer."""
         try:
-            # The engine closes the streams a moment before it notes the end.
-            for _ in range(20):
-                if not self._state()["Running"]:
-                    return self._engine_was_away
-                time.sleep(0.05)
+            return self._runs_on() or self._engine_was_away
         except EngineUnavailable:
             return True
         except EngineError:
             return False  # the box is gone, and there is nothing to catch up with
+
+    def _runs_on(self) -> bool:
+        """Say whether the command runs on although its streams have ended."""
+        # The engine closes the streams a moment before it notes the end.
+        for _ in range(20):
+            if not self._state()["Running"]:
+                return False
+            time.sleep(0.05)
         return True
 
     def catch_up(
@@ -133,18 +148,31 @@ class DockerBox(FoundBox):
         write: Callable[[Stream, bytes], None],
         say: Callable[[str], None],
     ) -> None:
-        # More than once: docker's log, followed, lacks a last line that has no end; and the command may end meanwhile.
-        while True:
-            running = self.running
-            kept = self._catch_up_once(places, write, say)
-            if kept is None or not running:
-                return
+        def written(stream: Stream, data: bytes) -> None:
+            places[stream].add(data)
+            write(stream, data)
 
-            def written(stream: Stream, data: bytes) -> None:
-                places[stream].add(data)
-                write(stream, data)
-
-            self._follow_log(kept, written)
+        # More than once: docker's log, followed, lacks a last line that has no end; the command may end meanwhile; and
+        # the engine may go away again.
+        failing_since: float | None = None
+        while not self._left:
+            try:
+                running = self.running
+                kept = self._catch_up_once(places, write, say)
+                failing_since = None
+                if kept is not None and running:
+                    self._follow_log(kept, written)
+                elif kept is not None or not self._runs_on():
+                    return
+            except EngineUnavailable:
+                if failing_since is None:
+                    failing_since = time.monotonic()
+                    self._reconnect(say)
+                elif time.monotonic() > failing_since + ENGINE_AWAY_SECONDS:
+                    raise  # it says how the box is, and never gives its log
+                else:
+                    time.sleep(0.2)
+                    self._await_engine()
 
     def _catch_up_once(
         self, places: Mapping[Stream, Delivered], write: Callable[[Stream, bytes], None], say: Callable[[str], None]
@@ -162,6 +190,8 @@ class DockerBox(FoundBox):
             except NoSuchThing:
                 raise
             except EngineError:
+                if self._is_being_removed():
+                    return {}  # the log goes with it
                 say("the engine keeps no log of this box (--no-log), so what it said meanwhile is lost")
                 self._stream_again(write)
                 return None
@@ -178,12 +208,17 @@ class DockerBox(FoundBox):
     def _stream_again(self, write: Callable[[Stream, bytes], None]) -> None:
         if self.running:
             self.attach()
-            for piece in self._pieces():
+            pieces = self._pieces()
+            while True:
+                with engine_errors("stream the output"):
+                    piece = next(pieces, None)
+                if piece is None:
+                    return
                 write(*piece)
 
     def _pieces(self) -> Iterator[tuple[Stream, bytes]]:
-        reader = _buffered(self._attached)
-        return _whole(reader) if self.terminal else _frames(reader)
+        reader = buffered(self._attached)
+        return pieces_of_terminal(reader) if self.terminal else frames(reader)
 
     def _await_engine(self) -> None:
         deadline = time.monotonic() + ENGINE_AWAY_SECONDS
@@ -203,34 +238,28 @@ class DockerBox(FoundBox):
                 return
 
     def _follow_log(self, skip: dict[Stream, int], write: Callable[[Stream, bytes], None]) -> None:
-        """Write what the engine logs from now on; its log is read by one thread a stream."""
-        lock = threading.Lock()
+        """Write what the engine logs from now on."""
 
-        def follow(stream: Stream) -> None:
-            left = skip[stream]
-            with contextlib.suppress(EngineError), engine_errors("follow the box's log"):
-                wanted = {"stdout": stream == "stdout", "stderr": stream == "stderr"}
-                for data in self.client.api.logs(self.id, stream=True, follow=True, **wanted):
-                    fresh, left = data[left:], max(0, left - len(data))
-                    if fresh:
-                        with lock:
-                            write(stream, fresh)
+        def log_of(stream: Stream) -> Any:
+            wanted = {"stdout": stream == "stdout", "stderr": stream == "stderr"}
+            return self.client.api.logs(self.id, stream=True, follow=True, **wanted)
 
-        threads = [threading.Thread(target=follow, args=(stream,), daemon=True) for stream in skip]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with Followed(log_of, skip) as pieces:
+            for piece in pieces:
+                if piece is not None:
+                    write(*piece)
+                if self._left:
+                    return
 
     def feed(self, data: bytes) -> None:
         with contextlib.suppress(OSError, AttributeError):
-            _raw_socket(self._attached).sendall(data)
+            raw_socket(self._attached).sendall(data)
 
     def end_input(self) -> None:
         if not self.ends_input:
             return  # others may attach and give more; the engine would close this connection's output with it
         with contextlib.suppress(OSError, AttributeError):
-            _raw_socket(self._attached).shutdown(socket.SHUT_WR)
+            raw_socket(self._attached).shutdown(socket.SHUT_WR)
 
     def resize(self, rows: int, columns: int) -> None:
         with contextlib.suppress(EngineError), engine_errors("resize the terminal"):
@@ -248,7 +277,8 @@ class DockerBox(FoundBox):
 
     def wait(self) -> Exit:
         code = self._exit_code()
-        state = self._state()
+        self._over = True
+        state = self._last_state()
         out_of_memory = bool(state.get("OOMKilled"))
         return Exit(
             code=code,
@@ -257,6 +287,18 @@ class DockerBox(FoundBox):
             engine_was_away=self._engine_was_away,
             removed=code == KILLED and not out_of_memory and not self._killed and self._is_being_removed(),
         )
+
+    def _last_state(self) -> dict[str, Any]:
+        """Return how the box ended, or nothing where that cannot be had any more: its exit code is known all the same."""
+        try:
+            try:
+                return self._state()
+            except EngineUnavailable:
+                self._engine_was_away = True
+                self._await_engine()
+                return self._state()
+        except (EngineUnavailable, NoSuchThing):
+            return {}
 
     def _is_being_removed(self) -> bool:
         """Say whether somebody else removes the box: the end of its command is told a moment before."""
@@ -294,6 +336,7 @@ class DockerBox(FoundBox):
     def started(self) -> str | None:
         state = self._state()
         if state["Status"] == "created":
+            self._over = True
             return None
         return f"{str(state['StartedAt'])[:23].rstrip('Z')}Z"
 
@@ -302,14 +345,15 @@ class DockerBox(FoundBox):
             if seconds is None:
                 # Asked for none, docker-py would wait for ten seconds' worth of an answer.
                 config = self.client.api.inspect_container(self.id)["Config"]
-                seconds = int(config.get("StopTimeout") or STOP_SECONDS)
+                seconds = config.get("StopTimeout")  # 0 is a time, too
+                seconds = STOP_SECONDS if seconds is None else int(seconds)
             self.client.api.stop(self.id, timeout=seconds)
 
     def leave(self) -> None:
         self._left = True
         if self._attached is not None:
             with contextlib.suppress(OSError):
-                _raw_socket(self._attached).shutdown(socket.SHUT_RDWR)
+                raw_socket(self._attached).shutdown(socket.SHUT_RDWR)
 
     def _state(self) -> dict[str, Any]:
         with engine_errors("look at the box"):
@@ -329,6 +373,16 @@ class DockerBox(FoundBox):
             self._attached.close()
         if self._left or (self._started and isinstance(error, EngineUnavailable)):
             return  # the command may run on; a daemon that hangs would carry out the removal when it wakes
+        if self.found and (error is not None or not self._over):
+            return  # whoever looks at it next needs it
+        try:
+            self.remove()
+        except EngineError:
+            # The first failure is the one worth telling; the label lets the box be found and removed later.
+            if error is None:
+                raise
+
+    def remove(self) -> None:
         try:
             with engine_errors("remove the box"):
                 self.client.api.remove_container(self.id, force=True, v=True)
@@ -337,44 +391,5 @@ class DockerBox(FoundBox):
         except EngineError as failure:
             if "already in progress" in str(failure):
                 return  # somebody else is removing it
-            # The first failure is the one worth telling; the label lets the box be found and removed later.
-            if error is None:
-                raise
-
-
-def _raw_socket(attached: Any) -> socket.socket:
-    """Return the socket under docker-py's wrapper (a ``SocketIO`` over a unix socket, the socket itself over TLS)."""
-    return getattr(attached, "_sock", attached)  # type: ignore[no-any-return]
-
-
-def _buffered(attached: Any) -> BufferedReader:
-    """Return a reader that starts where the HTTP header ended.
-
-    Reading the wrapper's socket itself would drop what http.client had read ahead (docker-py#425, #1770, #3332).
-    """
-    response = getattr(attached, "_response", None)
-    reader = getattr(getattr(getattr(response, "raw", None), "_fp", None), "fp", None)
-    if reader is not None:
-        return reader  # type: ignore[no-any-return]
-    return attached.makefile("rb")  # type: ignore[no-any-return]
-
-
-def _frames(reader: BufferedReader) -> Iterator[tuple[Stream, bytes]]:
-    """Yield the pieces of the engine's multiplexed stream; a long frame comes in several, so memory stays flat."""
-    while True:
-        header = reader.read(_FRAME_HEADER.size)
-        if len(header) < _FRAME_HEADER.size:
-            return
-        number, left = _FRAME_HEADER.unpack(header)
-        while left:
-            data = reader.read(min(left, _CHUNK))
-            if not data:
-                return
-            left -= len(data)
-            yield _STREAM_NAMES.get(number, "stdout"), data
-
-
-def _whole(reader: BufferedReader) -> Iterator[tuple[Stream, bytes]]:
-    """Yield a terminal's output, which is one stream without frames, as soon as there is some."""
-    while data := reader.read1(_CHUNK):
-        yield "stdout", data
+            remedy = f"remove it with `{self.removal}`" if self.removal else failure.remedy
+            raise type(failure)(failure.message, remedy=remedy, detail=failure.detail) from failure

@@ -8,9 +8,13 @@ KEPT_BYTES = 4096
 
 
 class Delivered:
-    """How much of one output stream was delivered, and its last bytes, by which the place is known again."""
+    """How much of one output stream was delivered, and its last bytes, by which the place is known again.
 
-    def __init__(self) -> None:
+    ``late``: it was not delivered from its beginning, which is not wanted either.
+    """
+
+    def __init__(self, *, late: bool = False) -> None:
+        self.late = late
         self.count = 0
         self.tail = b""
 
@@ -24,8 +28,16 @@ class Delivered:
 
         Sure where the log holds, just before the rest, what was delivered last. An engine that was killed may have lost
         the end of its log before it went on with it: then the rest begins at the first line that differs. A log that
-        shares nothing with what was delivered is given whole.
+        shares nothing with what was delivered is given whole. Of an output that was come to late the last place that
+        looks like it counts, and is known from then on; where nothing was delivered yet, nothing of the log is new.
         """
+        if self.late:
+            found = log.rfind(self.tail)
+            sure = bool(self.tail) and found >= 0 and found == log.find(self.tail)
+            self.count = found + len(self.tail) if found >= 0 else len(log)
+            self.tail = log[: self.count][-KEPT_BYTES:]
+            self.late = False
+            return log[self.count :], sure
         begins = self.count - len(self.tail)
         there = log[begins : self.count]
         if there == self.tail:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["in_background"]
 
+SIGNAL_BASE = 128
+
 
 def in_background(work: Callable[[Callable[[], None]], int]) -> int:
     """Call ``work(started)`` in a process that outlives this one; return 0 once it has called ``started``.
@@ -48,7 +50,8 @@ def _await_start(reader: int, child: int) -> int:
         signal.signal(number, pass_on)
     if os.read(reader, 1):
         return 0
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return code if code >= 0 else SIGNAL_BASE - code
 
 
 def _report_start(writer: int) -> None:

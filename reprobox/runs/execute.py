@@ -12,9 +12,11 @@ import os
 import signal
 import threading
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from reprobox.errors import BoxError, EngineUnavailable, ReproboxError, SelfTestError
+from reprobox.engines import removed_or_told
+from reprobox.errors import BoxError, EngineUnavailable, RecordError, ReproboxError, SelfTestError
 from reprobox.files import write_json
 from reprobox.recipe import Profile
 from reprobox.runs.finish import conclude, finish
@@ -82,14 +84,15 @@ def execute(plan: RunPlan, engine: Engine, record: RunRecord, manifest: dict[str
     :raises ReproboxError: when the engine or reprobox failed; nothing of the run is left but its record, and, where the
         engine went away, the box: `reprobox runs wait` finds it.
     """
+    say = cache(outside.say)  # a disk that stays full is no news
 
     def update(**fields: object) -> None:
         manifest.update(redacted_message(fields, plan.request.secrets.values()))
-        record.write(manifest)
+        record.write_or_tell(manifest, say)
 
     with record.held():
+        _begin(record, manifest)
         try:
-            update()
             logs = RunLogs(record.folder, keep=plan.request.log, say=outside.say)
             try:
                 ended = _run(plan, engine, record, logs, outside, update)
@@ -133,21 +136,31 @@ def execute(plan: RunPlan, engine: Engine, record: RunRecord, manifest: dict[str
             stage = record.stage()
             if not isinstance(error, EngineUnavailable):  # then the box may live, and with it what it was given
                 finish(record, manifest, outside.interrupts.after_the_end(), outside.say)
-            with contextlib.suppress(OSError):
-                update(
-                    outcome=str(Outcome.FAILED),
-                    stage=stage,
-                    end=now(),
-                    exit_code=error.exit_code if isinstance(error, ReproboxError) else ReproboxError.exit_code,
-                    exit_code_of="reprobox",
-                    message=str(error) or type(error).__name__,
-                )
+            update(
+                outcome=str(Outcome.FAILED),
+                stage=stage,
+                end=now(),
+                exit_code=error.exit_code if isinstance(error, ReproboxError) else ReproboxError.exit_code,
+                exit_code_of="reprobox",
+                message=str(error) or type(error).__name__,
+            )
             raise
         receipts = finish(record, manifest, outside.interrupts.after_the_end(), outside.say)
         if plan.recipe.profile is not Profile.OFF and record.stage() == HANDED_OVER:
             outside.say(receipts.summary())
         update(**conclude(ended, record.stage(), outside.say))
         return ended.code
+
+
+def _begin(record: RunRecord, manifest: dict[str, Any]) -> None:
+    """Write the first manifest. :raises RecordError: where it cannot be written: nothing is started that has no record."""
+    try:
+        record.write(manifest)
+    except OSError as error:
+        raise RecordError(
+            f"the run's record cannot be written to {record.folder} ({error.strerror})",
+            remedy="make room there, or make it writable for this user",
+        ) from error
 
 
 def _run(
@@ -167,7 +180,7 @@ def _run(
         write_secrets(record, plan.secrets, request.secrets, request.owner)
     _make_caches(plan)
     interrupts.raise_if_pending()
-    with engine.create(plan.box) as box, contextlib.ExitStack() as stack:
+    with removed_or_told(engine.create(plan.box), outside.say) as box, contextlib.ExitStack() as stack:
         update(outcome=str(Outcome.CREATED))
         box.attach()
         interrupts.raise_if_pending()
@@ -293,9 +306,8 @@ def _has_taken_over(record: RunRecord) -> bool:
         pass  # a file system without locks
     finally:
         os.close(descriptor)
-    return (
-        record.stage() == HANDED_OVER
-    )  # where the command could not be executed, another stage came before the end of the lock
+    # Where the command could not be executed, another stage came before the end of the lock.
+    return record.stage() == HANDED_OVER
 
 
 def _writer(outside: Outside, logs: RunLogs, box: Box) -> Callable[[Stream, bytes], None]:

@@ -8,7 +8,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from reprobox.engines import EngineName, FoundBox, Stream, open_engine
+from reprobox.engines import EngineName, FoundBox, Stream, open_engine, removed_or_told
 from reprobox.errors import EngineError, EngineUnavailable, RecordError
 from reprobox.runs.finish import conclude, finish
 from reprobox.runs.logs import HEAD_BYTES, RunLogs, read_log, read_on
@@ -29,6 +29,9 @@ NOBODY_SAW_THE_END = "nobody saw the command's end"
 
 FOLLOW_SECONDS = 0.1
 STOP_SECONDS = 10
+
+UNKNOWN_SECONDS = 1
+"""How long a process that has just begun to mind a run may take to write down which it is."""
 
 REMOVAL_SECONDS = 3
 """How long a box that somebody removes may still be listed by its engine."""
@@ -66,7 +69,7 @@ def complete_if_over(record: RunRecord, manifest: dict[str, Any], say: Callable[
     """Complete the record of a run that is over and whose end nobody saw; return its manifest as it is then."""
     if not unfinished(record, manifest) or record.holder() is not None:
         return manifest
-    box = _engine_of(manifest).find(record.id)
+    _, box = _found(record, manifest)
     if box is not None and box.running:
         return manifest
     return wait(record, say)
@@ -78,9 +81,8 @@ def attach(record: RunRecord, interrupts: Interrupts, say: Callable[[str], None]
     :raises RecordError: when the run is over, or its engine has no box to attach to.
     """
     manifest = complete_if_over(record, record.manifest(), say)
-    engine = _engine_of(manifest)
-    box = engine.find(record.id) if unfinished(record, manifest) else None
-    if box is None or not box.running:
+    engine, box = _found(record, manifest) if unfinished(record, manifest) else (None, None)
+    if engine is None or box is None or not box.running:
         raise RecordError(
             f"run {record.id} has no running box to attach to", remedy=f"see `reprobox runs logs {record.id}`"
         )
@@ -126,24 +128,60 @@ def stop(record: RunRecord, seconds: int | None, say: Callable[[str], None]) -> 
     if not unfinished(record, manifest):
         return manifest
     box = _engine_of(manifest).find(record.id)
-    if box is not None:
+    if box is not None and _has_started(box):
         box.stop(seconds)
-    elif holder := record.holder():
-        # A command on this machine itself is ended by the process that minds it: the third signal kills.
-        _terminate(holder)
-        deadline = time.monotonic() + (STOP_SECONDS if seconds is None else seconds)
-        while record.holder() and time.monotonic() < deadline:
-            time.sleep(FOLLOW_SECONDS)
-        for _ in range(2):
-            if record.holder():
-                _terminate(holder)
-                time.sleep(FOLLOW_SECONDS)
+    else:
+        # A command on this machine itself, and one that is about to be started, is ended by the process that minds it.
+        _stop_minder(record, STOP_SECONDS if seconds is None else seconds)
     return wait(record, say)
 
 
-def _terminate(process: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process, signal.SIGTERM)
+def _has_started(box: FoundBox) -> bool:
+    """Say whether the box was started; one that is gone is as good."""
+    try:
+        return box.started() is not None
+    except EngineUnavailable:
+        raise
+    except EngineError:
+        return True
+
+
+def _stop_minder(record: RunRecord, seconds: float) -> None:
+    """Send TERM to the process that minds the run, if one does, and twice more after ``seconds``: the third kills."""
+    _terminate(record)
+    deadline = time.monotonic() + seconds
+    while record.holder() is not None and time.monotonic() < deadline:
+        time.sleep(FOLLOW_SECONDS)
+    for _ in range(2):
+        if record.holder() is not None:
+            _terminate(record)
+            time.sleep(FOLLOW_SECONDS)
+
+
+def _terminate(record: RunRecord) -> None:
+    """Send TERM to the process that minds the run.
+
+    :raises RecordError: where the lock's number means nobody here, or somebody else: it is of another machine or container.
+    """
+    deadline = time.monotonic() + UNKNOWN_SECONDS
+    while (minder := record.holder()) is not None:
+        if minder.is_here:
+            try:
+                os.kill(minder.pid, signal.SIGTERM)
+            except ProcessLookupError:
+                pass
+            except PermissionError as error:
+                raise RecordError(
+                    f"run {record.id} is minded by a process of another user ({minder.pid})",
+                    remedy="stop it as that user",
+                ) from error
+            return
+        if time.monotonic() > deadline:
+            raise RecordError(
+                f"run {record.id} is minded elsewhere: on another machine, in another container, or by another reprobox",
+                remedy="stop it there",
+            )
+        time.sleep(FOLLOW_SECONDS)
 
 
 def output(record: RunRecord) -> Iterator[tuple[Stream, bytes]]:
@@ -196,15 +234,17 @@ def _take_over(
     write: Callable[[Stream, bytes], object],
     say: Callable[[str], None],
 ) -> None:
-    engine = _engine_of(manifest)
+    engine, box = _found(record, manifest)
     seen_to_the_end = False
-    if (box := engine.find(record.id)) is not None:
-        with _unless_removed(engine, record), box:
+    if box is not None:
+        with _unless_removed(engine, record), removed_or_told(box, say):
             _stay_with(box, record, manifest, write, say)
             seen_to_the_end = True
+            if not record.write_or_tell(manifest, say):
+                box.leave()  # it knows the end, which is on no record
     if not seen_to_the_end:
         _give_up(record, manifest, "reprobox was killed while it minded this run, and nobody saw the command's end")
-    record.write(manifest)
+        record.write_or_tell(manifest, say)
 
 
 @contextlib.contextmanager
@@ -270,6 +310,23 @@ def _give_up(record: RunRecord, manifest: dict[str, Any], message: str) -> None:
         exit_code_of="reprobox",
         message=message,
     )
+
+
+def _found(record: RunRecord, manifest: dict[str, Any]) -> tuple[Engine, FoundBox | None]:
+    """Return the run's engine, and its box if there still is one.
+
+    :raises RecordError: where another engine answers than the one the run was made by: that it has no box says nothing.
+    """
+    engine = _engine_of(manifest)
+    box = engine.find(record.id)
+    if box is None and (made_by := (manifest.get("engine") or {}).get("id")):
+        answers = engine.info().details.get("id")
+        if answers != made_by:
+            raise RecordError(
+                f"run {record.id} was made by another {engine.name} than the one that answers ({made_by}, not {answers})",
+                remedy="ask as the user, and with the DOCKER_HOST, CONTAINER_HOST or docker context, that it was made with",
+            )
+    return engine, box
 
 
 def _engine_of(manifest: dict[str, Any]) -> Engine:

@@ -61,7 +61,7 @@ class StreamLog:
             view = view[written:]
 
     def _next_segment(self) -> None:
-        os.close(self._file)
+        self._close_file()
         path = self.path.with_name(f"{self.path.name}.{self.count}")
         self._file = os.open(path, _APPEND, 0o644)
         self._begins = self.count
@@ -69,19 +69,29 @@ class StreamLog:
         if len(self._segments) > 2:
             self._segments.pop(0).unlink()
 
+    def _close_file(self) -> None:
+        # By now another file may have the number of one that was closed before.
+        descriptor, self._file = self._file, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
     def leave(self) -> None:
         """Close the log as it is; it can be read, and gone on with."""
         with contextlib.suppress(OSError):
-            os.close(self._file)
+            self._close_file()
 
     def close(self) -> None:
-        """Join head and tail into one file."""
-        os.close(self._file)
+        """Join head and tail into one file. :raises OSError: when that cannot be; then it is left as it is."""
+        self._close_file()
         if self._segments:
             joined = self.path.with_name(f".{self.path.name}-joined")
-            with joined.open("wb") as file:
-                file.writelines(read_log(self.path, tail=self.tail))
-            joined.replace(self.path)
+            try:
+                with joined.open("wb") as file:
+                    file.writelines(read_log(self.path, tail=self.tail))
+                joined.replace(self.path)
+            except OSError:
+                joined.unlink(missing_ok=True)
+                raise
             for segment in self._segments:
                 segment.unlink()
 
@@ -180,8 +190,9 @@ class RunLogs:
             log.leave()
 
     def close(self) -> None:
-        """Finish both logs."""
-        for log in self._logs.values():
+        """Finish both logs, each whatever becomes of the other."""
+        logs, self._logs = self._logs, {}
+        for log in logs.values():
             self._guarded(log.close)
 
     def to_json(self) -> dict[str, object]:
@@ -192,8 +203,10 @@ class RunLogs:
         try:
             write()
         except OSError as error:
-            self.state = f"incomplete ({error.strerror})"
             for log in self._logs.values():
                 log.leave()
             self._logs = {}
+            if self.state != "kept":
+                return
+            self.state = f"incomplete ({error.strerror})"
             self._say(f"the output's log cannot be written ({error.strerror}); the run goes on without")

@@ -16,9 +16,10 @@ from typing import IO, TYPE_CHECKING, Any, TypeGuard
 
 from reprobox.errors import RecordError
 from reprobox.files import write_atomically, write_json
+from reprobox.runs.minder import Minder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 __all__ = ["RunRecord", "RunStore", "new_run_id"]
 
 _ID = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{3}-[0-9a-f]{4}")
@@ -70,6 +71,15 @@ class RunRecord:
         """Replace the manifest, whole or not at all."""
         write_json(self.manifest_path, manifest)
 
+    def write_or_tell(self, manifest: Mapping[str, object], say: Callable[[str], None]) -> bool:
+        """Replace the manifest; where it cannot be, tell why and return false: the run is worth more than its record."""
+        try:
+            self.write(manifest)
+        except OSError as error:
+            say(f"the record of run {self.id} cannot be written ({error.strerror})")
+            return False
+        return True
+
     @property
     def box_folder(self) -> Path:
         """Where the files that the box is given are, while it lives."""
@@ -114,24 +124,26 @@ class RunRecord:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if not _is_at(lock, path):
                     continue  # whoever held it before has removed it: it is nobody's lock any more
-                lock.truncate(0)
-                lock.write(f"{os.getpid()}\n")
-                lock.flush()
+                with contextlib.suppress(OSError):  # a full disk; what is held is the lock, and not what it says
+                    os.truncate(lock.fileno(), 0)
+                    os.write(lock.fileno(), Minder.this().to_text().encode())
                 try:
                     yield
                 finally:
-                    path.unlink(missing_ok=True)
+                    with contextlib.suppress(
+                        OSError
+                    ):  # its folder went, or is read-only by now; the lock ends all the same
+                        path.unlink()
                 return
 
-    def holder(self) -> int | None:
-        """Return the process that holds the run, or ``None`` when nobody minds it."""
+    def holder(self) -> Minder | None:
+        """Return the process that holds the run, known or not, or ``None`` when nobody minds it."""
         try:
             with (self.folder / "lock").open(encoding="ascii", errors="replace") as lock:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    text = lock.read().strip()
-                    return int(text) if text.isdigit() else 0
+                    return Minder.parse(lock.read())
         except OSError:
             return None
         return None

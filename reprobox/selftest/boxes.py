@@ -33,9 +33,8 @@ def noted(engine: Engine, run_id: str) -> Iterator[None]:
         yield  # nobody can find a command that outlived its parent
         return
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(
-            OSError
-        ):  # a box that cannot be noted is made all the same, as a certificate is not kept
+        # A box that cannot be noted is made all the same, as a certificate is not kept.
+        with contextlib.suppress(OSError):
             folder = notes_folder()
             folder.mkdir(parents=True, exist_ok=True)
             note = folder / f"{engine.name}.{run_id}"
@@ -61,6 +60,5 @@ def remove_left(engine: Engine) -> None:
         with contextlib.suppress(OSError, EngineError), note.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             if (box := engine.find(note.name.partition(".")[2])) is not None:
-                with box:
-                    pass  # leaving it removes it
+                box.remove()
             note.unlink(missing_ok=True)

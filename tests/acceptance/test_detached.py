@@ -79,8 +79,8 @@ def until_said(run, data):
 
 def supervisor(run):
     """The process that minds the run, if one does."""
-    with contextlib.suppress(OSError, ValueError):
-        pid = int((run / "lock").read_text())
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        pid = int((run / "lock").read_text().split()[0])
         if "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]:
             return pid
     return None
@@ -265,7 +265,8 @@ def test_attach_to_a_run_that_is_lost_is_a_failure(docker_cli, docker_client):
     assert b"left to itself" not in err
     assert b"--no-log" not in err
     assert err.startswith(b"reprobox: ")
-    assert process.returncode == 125
+    # As far as it was looked at before it was gone: killed by its removal, or lost.
+    assert process.returncode in (137, 125)
     assert manifest(run)["end"], err
 
 
@@ -370,6 +371,13 @@ def test_a_run_whose_box_is_gone_as_well_is_lost(docker_cli, docker_client):
     assert listed(docker_cli, run)["outcome"] == "lost"
     assert runs(docker_cli, "wait").returncode == 125
     assert runs(docker_cli, "stop").returncode == 0
+
+
+@pytest.mark.local
+def test_a_command_that_removes_its_record_keeps_its_exit_code(local):
+    done = local.run("sh", "-c", "rm -rf .reprobox; exit 7", check=False)
+    assert done.returncode == 7
+    assert "cannot be written (No such file or directory)" in done.stderr
 
 
 @pytest.mark.local

@@ -229,6 +229,16 @@ def test_an_engine_killed_and_back_with_live_restore_loses_nothing(cli, daemon):
     assert_exited(going, 7, numbers(80))
 
 
+def test_an_engine_killed_and_back_twice_with_live_restore_loses_nothing(cli, daemon):
+    daemon.ensure(live_restore=True)
+    going = Going(cli, *counting(300)).after(b"\n10\n")
+    for seen in (b"\n60\n", b"\n200\n"):
+        daemon.kill_and_restart(live_restore=True)
+        going.after(seen)
+    assert going.end() == 7
+    assert_exited(going, 7, numbers(300))
+
+
 def test_an_engine_killed_and_back_without_live_restore_ends_the_command_and_that_is_said(cli, daemon):
     going = Going(cli, *counting(200)).after(b"\n10\n")
     daemon.kill_and_restart(live_restore=False)
@@ -358,6 +368,22 @@ def test_a_run_goes_on_without_its_command_line_and_can_be_waited_for(cli, daemo
     going.end()
     assert len(daemon.containers()) == 1
     assert_waited_for(cli, going.folder.name, 7, numbers(60))
+
+
+def test_a_run_whose_command_line_was_killed_is_left_as_it_is_by_another_engine(cli, daemon, docker_client):
+    going = Going(cli, *counting(200)).after(b"\n10\n")
+    going.process.kill()
+    going.end()
+    before = cli.manifest()
+    own = cli.environment.pop("DOCKER_HOST")
+    for verb in ("wait", "stop", "attach"):
+        done = cli.reprobox("runs", verb, going.folder.name, check=False)
+        assert done.returncode == 125
+        assert "made by another docker" in done.stderr
+    assert json.loads(cli.reprobox("runs", "show", "--json").stdout) == before
+    assert len(daemon.containers()) == 1
+    cli.environment["DOCKER_HOST"] = own
+    assert_waited_for(cli, going.folder.name, 7, numbers(200))
 
 
 def test_a_reader_that_closes_after_one_line_ends_the_run(cli):

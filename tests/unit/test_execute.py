@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -12,11 +14,11 @@ import pytest
 
 from reprobox.engines import BoxOptions, EngineName, Exit, ImageInfo
 from reprobox.engines.fake import FakeBox, FakeEngine, Script
-from reprobox.errors import EngineError, UsageError
+from reprobox.errors import EngineError, RecordError, UsageError
 from reprobox.gpus import Inventory
 from reprobox.project import Project
 from reprobox.recipe import Recipe, SelfTest
-from reprobox.runs import hashes
+from reprobox.runs import hashes, store
 from reprobox.runs.execute import Outside, execute
 from reprobox.runs.interrupts import Interrupts
 from reprobox.runs.manifest import first_manifest
@@ -130,6 +132,65 @@ def test_an_engine_that_fails_leaves_no_box_and_a_complete_record(tmp_path, pipe
     assert (manifest["outcome"], manifest["exit_code"]) == ("failed", 125)
     assert verb in manifest["message"]
     assert manifest["end"]
+
+
+class StuckBox(FakeBox):
+    """A box that its engine cannot remove."""
+
+    def __exit__(self, kind, error, traceback):
+        if error is None:
+            raise EngineError("the engine could not remove the box", remedy="remove it with `docker rm -f x`")
+
+
+def test_a_known_exit_code_is_kept_where_the_box_cannot_be_removed(tmp_path, pipes, monkeypatch):
+    run = Run(tmp_path, Script(exit=Exit(code=7), on_start=handed_over))
+    monkeypatch.setattr(FakeEngine, "create", lambda engine, spec: StuckBox(spec, engine.script))
+    assert run.go(*pipes) == 7
+    manifest = run.record.manifest()
+    assert (manifest["outcome"], manifest["exit_code"]) == ("exited", 7)
+    assert any("docker rm -f x" in line for line in run.said)
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """Make the disk full from the moment when a manifest has this outcome."""
+    real, state = store.write_json, {"full": False, "from": None}
+
+    def write(path, document):
+        state["full"] = state["full"] or document["outcome"] == state["from"]
+        if state["full"]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(path, document)
+
+    monkeypatch.setattr(store, "write_json", write)
+    return lambda outcome: state.update({"from": outcome})
+
+
+@pytest.mark.parametrize("moment", ["created", "running", "exited"])
+def test_a_record_that_cannot_be_written_is_told_once_and_the_run_goes_on(tmp_path, pipes, full, moment):
+    full(moment)
+    run = Run(tmp_path, Script(exit=Exit(code=7), output=[("stdout", b"trained\n")], on_start=handed_over))
+    assert run.go(*pipes) == 7
+    assert run.engine.boxes[0].events == ["create", "attach", "start", "stream", "wait", "remove"]
+    assert sum("cannot be written (No space left on device)" in line for line in run.said) == 1
+
+
+def test_a_run_that_has_no_record_from_its_beginning_is_not_started(tmp_path, pipes, full):
+    full("planned")
+    run = Run(tmp_path, Script())
+    with pytest.raises(RecordError, match="No space left on device"):
+        run.go(*pipes)
+    assert run.engine.boxes == []
+
+
+def test_a_command_that_removes_its_own_record_keeps_its_exit_code(tmp_path, pipes):
+    def remove(spec):
+        handed_over(spec)
+        shutil.rmtree(tmp_path / ".reprobox")
+
+    run = Run(tmp_path, Script(exit=Exit(code=7), output=[("stdout", b"x")], on_start=remove))
+    assert run.go(*pipes) == 7
+    assert any("cannot be written" in line for line in run.said)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

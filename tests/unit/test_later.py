@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import errno
 import fcntl
 import json
 import os
 import shutil
+import signal
 import threading
 
 import pytest
 
 from reprobox.cli.app import run_app
-from reprobox.engines import EngineName, Exit, ImageInfo
+from reprobox.engines import EngineInfo, EngineName, Exit, ImageInfo
 from reprobox.engines.fake import FakeBox, FakeEngine, Script
 from reprobox.errors import EngineError, EngineUnavailable, RecordError
 from reprobox.gpus import Inventory
@@ -20,6 +23,7 @@ from reprobox.project import Project
 from reprobox.recipe import Recipe
 from reprobox.runs import later, logs, store
 from reprobox.runs.manifest import first_manifest
+from reprobox.runs.minder import Minder
 from reprobox.runs.plan import RunRequest, make_plan
 from reprobox.runs.receipts import read_receipts
 from reprobox.runs.store import RunStore, new_run_id
@@ -143,9 +147,19 @@ def test_a_record_that_cannot_be_read_can_be_removed(project):
     assert not cut.folder.exists()
 
 
+def test_a_record_that_cannot_be_read_is_not_removed_while_somebody_minds_its_run(project, capfd):
+    cut = project.run()
+    cut.manifest_path.write_bytes(b"{")
+    with cut.held():
+        assert run_app(["runs", "rm", "last"]) == 2
+        assert "has not ended" in capfd.readouterr().err
+        assert run_app(["runs", "rm", "-f", "last"]) == 125
+        assert cut.folder.exists()
+
+
 def damages(name):
     whole = {
-        "lock": b"123456\n",
+        "lock": Minder.this().to_text().encode(),
         "stage": b"exec\n",
         "ledger": b"7 python\n9 python x\n",
         "receipt-7.json": json.dumps(RECEIPT).encode(),
@@ -184,14 +198,16 @@ def test_a_finished_run_is_shown_whatever_byte_its_files_end_at(project, capfd, 
         json.dumps(read_receipts(record.folder).to_json())
 
 
-@pytest.mark.parametrize("text", damages("lock"))
-def test_a_run_that_somebody_holds_is_running_whatever_its_lock_says(project, capfd, text):
+def test_a_run_that_somebody_holds_is_running_whatever_its_lock_says(project, capfd):
     record = project.run(ended=False)
     with (record.folder / "lock").open("w+b", buffering=0) as lock:
-        lock.write(text)
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert listed(capfd)[record.id]["outcome"] == "running"
-        assert isinstance(record.holder(), int)
+        for text in (b"123456\n", *damages("lock")):
+            lock.seek(0)
+            lock.truncate()
+            lock.write(text)
+            assert listed(capfd)[record.id]["outcome"] == "running", text
+            assert record.holder() is not None, text
 
 
 def test_a_lock_that_goes_while_it_is_looked_at_is_nobodys(project, monkeypatch):
@@ -207,7 +223,7 @@ def test_a_lock_that_goes_while_it_is_looked_at_is_nobodys(project, monkeypatch)
                 raise
 
         monkeypatch.setattr(fcntl, "flock", flock)
-        assert record.holder() in (None, 0, os.getpid())
+        assert record.holder() in (None, Minder.this())
 
 
 def test_one_process_holds_a_run_at_a_time_whoever_waited_for_whom(project):
@@ -295,6 +311,159 @@ def test_a_failure_of_a_box_that_stays_is_told(project, capfd, monkeypatch):
     assert run_app(["runs", "wait"]) == 125
     assert record.manifest()["end"] is None
     assert capfd.readouterr().err == "reprobox: look at the box: no such container\n"
+
+
+class StuckBox(EndedBox):
+    """A box that has ended and that its engine cannot remove."""
+
+    def __exit__(self, kind, error, traceback):
+        super().__exit__(kind, error, traceback)
+        if error is None and not self.left:
+            raise EngineError("the engine could not remove the box", remedy="remove it with `docker rm -f x`")
+
+
+@pytest.mark.parametrize(("started", "code"), [(True, 7), (False, 125)])
+def test_an_end_is_on_record_although_the_box_cannot_be_removed(project, capfd, monkeypatch, started, code):
+    monkeypatch.setattr(later, "REMOVAL_SECONDS", 0.1)
+    record = project.run(ended=False, start=None)
+    project.engine.found[record.id] = StuckBox(started=started)
+    assert run_app(["runs", "wait"]) == code
+    assert record.manifest()["exit_code"] == code
+    assert "docker rm -f x" in capfd.readouterr().err
+
+
+def test_an_end_that_cannot_be_recorded_is_told_and_its_box_is_kept_for_the_next_look(project, capfd, monkeypatch):
+    record = project.run(ended=False)
+    box = project.engine.found[record.id] = EndedBox()
+    real = store.write_json
+
+    def full(path, document):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(store, "write_json", full)
+    assert run_app(["runs", "wait"]) == 7
+    assert "cannot be written (No space left on device)" in capfd.readouterr().err
+    assert box.events[-1] == "leave"
+    monkeypatch.setattr(store, "write_json", real)
+    assert run_app(["runs", "wait"]) == 7
+    assert record.manifest()["exit_code"] == 7
+
+
+class AnotherEngine(FakeEngine):
+    """The engine that answers at the address of today."""
+
+    def info(self):
+        return EngineInfo(name=self.name, version="0", details={"id": "another"})
+
+
+ITS_OWN = {"name": "docker", "version": "0", "id": "its own"}
+
+
+@pytest.mark.parametrize("verb", [["wait"], ["attach"], ["stop"], ["logs", "-f"], ["rm", "-f"]])
+def test_another_engine_that_has_no_such_box_says_nothing_of_the_run(project, capfd, verb):
+    project.engine = AnotherEngine()
+    record = project.run(ended=False, engine=ITS_OWN)
+    assert run_app(["runs", *verb, record.id]) == 125
+    err = capfd.readouterr().err
+    assert "made by another" in err
+    assert "DOCKER_HOST" in err
+    assert record.manifest()["outcome"] == "running"
+    assert record.box_folder.exists()
+
+
+@pytest.mark.parametrize("verb", ["show", "list"])
+def test_what_is_on_record_is_shown_by_another_engine_too(project, capfd, verb):
+    project.engine = AnotherEngine()
+    record = project.run(ended=False, engine=ITS_OWN)
+    assert run_app(["runs", verb, "--json"]) == 0
+    shown = json.loads(capfd.readouterr().out)
+    assert (shown if verb == "show" else shown["runs"][0])["outcome"] == "running"
+    assert record.box_folder.exists()
+
+
+@pytest.mark.parametrize("engine", [{**ITS_OWN, "id": "another"}, {"name": "docker"}, {"name": "docker", "id": ""}])
+def test_the_runs_own_engine_and_one_that_is_not_known_say_that_it_is_lost(project, capfd, engine):
+    project.engine = AnotherEngine()
+    record = project.run(ended=False, engine=engine)
+    assert listed(capfd)[record.id]["outcome"] == "lost"
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """The signals that were sent, and reached nobody."""
+    signals = []
+    monkeypatch.setattr(later.os, "kill", lambda pid, number: signals.append((pid, number)))
+    return signals
+
+
+@contextlib.contextmanager
+def minded(record, text):
+    with (record.folder / "lock").open("w+b", buffering=0) as lock:
+        lock.write(text)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+OTHERS = {
+    "nothing yet": b"",
+    "a number": b"1\n",
+    "this process's number": f"{os.getpid()}\n".encode(),
+    "another boot": Minder.this().to_text().replace(Minder.this().boot, "another").encode(),
+    "another namespace": dataclasses.replace(Minder.this(), namespace=1).to_text().encode(),
+    "another start": dataclasses.replace(Minder.this(), started=1).to_text().encode(),
+}
+
+
+@pytest.mark.parametrize("text", OTHERS.values(), ids=OTHERS)
+def test_a_stop_signals_no_strangers_process(project, capfd, monkeypatch, sent, text):
+    monkeypatch.setattr(later, "UNKNOWN_SECONDS", 0.05)
+    record = project.run(ended=False)
+    with minded(record, text):
+        assert run_app(["runs", "stop"]) == 125
+    assert sent == []
+    err = capfd.readouterr().err
+    assert "minded elsewhere" in err
+    assert "stop it there" in err
+
+
+def test_a_stop_signals_the_process_that_minds_the_run_until_it_ends_and_kills_by_the_third(project, sent):
+    record = project.run(ended=False)
+    with minded(record, Minder.this().to_text().encode()):
+        thread = threading.Thread(target=later.stop, args=(record, 0, print), daemon=True)
+        thread.start()
+        thread.join(0.2)
+    thread.join(5)
+    assert sent == [(os.getpid(), signal.SIGTERM)] * 3
+
+
+def test_a_stop_waits_for_a_process_that_has_not_written_down_yet_which_it_is(project, monkeypatch, sent):
+    record = project.run(ended=False)
+    with minded(record, b""):
+        thread = threading.Thread(target=later.stop, args=(record, 0, print), daemon=True)
+        thread.start()
+        (record.folder / "lock").write_text(Minder.this().to_text())
+        thread.join(0.2)
+    thread.join(5)
+    assert sent
+
+
+def test_a_stop_between_creation_and_start_reaches_the_process_that_is_about_to_start_it(project, sent):
+    record = project.run(ended=False, outcome="created", start=None)
+    box = project.engine.found[record.id] = EndedBox(started=False)
+    with minded(record, Minder.this().to_text().encode()):
+        thread = threading.Thread(target=later.stop, args=(record, 0, print), daemon=True)
+        thread.start()
+        thread.join(0.2)
+    thread.join(5)
+    assert sent
+    assert box.events == ["remove"]
+
+
+def test_a_stop_of_a_box_that_runs_is_the_engines_and_nobody_is_signalled(project, sent):
+    record = project.run(ended=False)
+    project.engine.found[record.id] = EndedBox(running=True)
+    assert later.stop(record, 0, print)["exit_code"] == 7
+    assert sent == []
 
 
 def test_a_box_that_was_never_started_is_a_failure_and_is_removed(project, capfd):

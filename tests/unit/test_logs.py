@@ -287,3 +287,49 @@ def test_what_was_delivered_is_known_again_from_the_log(tmp_path):
     place = RunLogs(tmp_path, keep=True, say=lambda _line: None).delivered("stdout")
     assert (place.count, place.tail) == (8, b"one\ntwo\n")
     assert place.rest_of(b"one\ntwo\nthree\n") == (b"three\n", True)
+
+
+@pytest.fixture
+def no_joining(monkeypatch):
+    """Let no log be joined: the disk is full."""
+    real = Path.open
+
+    def opened(path, mode="r", *arguments, **options):
+        if path.name.endswith("-joined"):
+            file = real(path, mode, *arguments, **options)
+            file.close()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(path, mode, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", opened)
+
+
+def test_logs_that_cannot_be_joined_stay_as_they_are_and_the_true_reason_is_told_once(tmp_path, no_joining):
+    said = []
+    data = output(60)
+    logs = RunLogs(tmp_path, keep=True, say=said.append)
+    for stream in ("stdout", "stderr"):
+        logs.write(stream, data)
+    logs.close()
+    assert len(said) == 1
+    assert "No space left on device" in said[0]
+    assert logs.state == "incomplete (No space left on device)"
+    assert [path.name for path in tmp_path.iterdir() if "joined" in path.name] == []
+    assert [kept(tmp_path / f"{stream}.log") for stream in ("stdout", "stderr")] == [as_kept(data)] * 2
+
+
+def test_a_log_that_could_not_be_joined_does_not_keep_the_other_from_it(tmp_path, no_joining):
+    logs = RunLogs(tmp_path, keep=True, say=lambda _: None)
+    logs.write("stdout", output(60))
+    logs.write("stderr", output(5))
+    logs.close()
+    assert (tmp_path / "stderr.log").read_bytes() == output(5)
+
+
+def test_a_log_closes_no_file_but_its_own_however_often_it_is_closed(path):
+    log = StreamLog(path)
+    log.close()
+    with open(path, "rb") as other:  # it has the number that the log's file had
+        log.leave()
+        log.close()
+        assert os.fstat(other.fileno())

@@ -21,12 +21,19 @@ def _home(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
+class LeftBox(FakeBox):
+    """A box that is found again; leaving its block is not what removes it."""
+
+    def remove(self):
+        self.do("remove")
+
+
 class Left(FakeEngine):
     """An engine that still has the box of a self-test, and counts the questions."""
 
     def __init__(self, *, name="docker", hangs=False):
         super().__init__(name=name)
-        self.box = FakeBox(spec=None, script=Script())
+        self.box = LeftBox(spec=None, script=Script())
         self.found[RUN] = self.box
         self.asked, self.hangs = 0, hangs
 

@@ -73,3 +73,28 @@ def test_a_log_that_shares_nothing_with_what_was_delivered_is_given_whole_and_is
 def test_whatever_the_log_holds_the_rest_is_a_part_of_it(output, log):
     rest, _ = delivered(output).rest_of(log)
     assert log.endswith(rest)
+
+
+def late(data):
+    place = Delivered(late=True)
+    place.add(data)
+    return place
+
+
+def test_nothing_delivered_to_who_came_late_means_nothing_of_the_log_and_from_then_on_all():
+    place = late(b"")
+    assert place.rest_of(b"said before\n") == (b"", False)
+    assert place.rest_of(b"said before\nand after\n") == (b"and after\n", True)
+
+
+def test_who_came_late_goes_on_after_what_was_delivered_and_is_told_where_that_is_there_twice():
+    assert late(b"c\n").rest_of(b"a\nb\nc\nd\n") == (b"d\n", True)
+    assert late(b"c\n").rest_of(b"a\nc\nc\nd\n") == (b"d\n", False)
+    assert late(b"aa").rest_of(b"aaa") == (b"", False)
+
+
+@given(before=OUTPUT, seen=OUTPUT, rest=OUTPUT)
+def test_who_came_late_is_never_given_what_was_said_before_and_once_it_is_sure_all_that_came_after(before, seen, rest):
+    got, sure = late(seen).rest_of(before + seen + rest)
+    assert rest.endswith(got)
+    assert not sure or got == rest
