@@ -130,9 +130,8 @@ class RunRecord:
                 try:
                     yield
                 finally:
-                    with contextlib.suppress(
-                        OSError
-                    ):  # its folder went, or is read-only by now; the lock ends all the same
+                    # Its folder went, or is read-only by now; the lock ends all the same.
+                    with contextlib.suppress(OSError):
                         path.unlink()
                 return
 
