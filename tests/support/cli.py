@@ -64,7 +64,8 @@ class Cli:
 
     def start(self, *command, flags=("--seed", "42"), **options):
         """Start a run whose command prints ``ready``, and return its process once it has."""
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        # Without a buffer: communicate() would not see what readline() had read ahead.
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "bufsize": 0}
         process = subprocess.Popen(
             self.argv(*command, flags=flags), cwd=self.folder, env=self.environment, **{**pipes, **options}
         )
