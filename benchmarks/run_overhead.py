@@ -121,7 +121,7 @@ def look_at_a_box(reprobox: Sequence[str], project: Path, stand_in: Path) -> Box
 def wait_for_the_command(probe: "subprocess.Popen[bytes]", project: Path) -> list[Path]:
     """The run's folder, as soon as its box has handed over to the command."""
     for _ in range(600):
-        folders = [stage.parent for stage in (project / ".reprobox" / "runs").glob("*/stage")]
+        folders = [stage.parents[2] for stage in (project / ".reprobox" / "runs").glob("*/box/out/stage")]
         if folders:
             return folders
         if probe.poll() is not None:
