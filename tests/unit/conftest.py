@@ -6,8 +6,10 @@ import os
 import subprocess
 
 import pytest
+from support.earlier_runs import EarlierRuns
 
 from reprobox.doctor import Patient
+from reprobox.runs import later
 from reprobox.settings import Settings
 
 
@@ -27,3 +29,13 @@ def _hermetic(monkeypatch, socket_disabled):
 def patient(tmp_path):
     """A machine of which nothing is known yet, with no setting and no environment."""
     return Patient(settings=Settings.load({}, tmp_path, {}), directory=tmp_path, environment={})
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """A project with runs that were, and a fake engine for those that nobody minds any more."""
+    made = EarlierRuns(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(later, "open_engine", lambda _name: made.engine)
+    monkeypatch.setattr(later, "FOLLOW_SECONDS", 0.005)
+    return made
