@@ -76,8 +76,23 @@ class ArtefactCache:
         The content is read from the cache's own copy, so that nobody can change it between the look and the use.
 
         :param move: whether the file may be taken away from where it is, which has to be on the same file system.
+        :raises ArtefactError: this machine cannot keep it: a full disk, say.
         """
-        place = self.place(sha256, file)
+        try:
+            return self._added(path, self.place(sha256, file), sha256, move=move)
+        except OSError as error:
+            raise self.not_kept(file, error) from error
+
+    def not_kept(self, file: str, error: OSError) -> ArtefactError:
+        """Return what to tell of a file that this machine cannot keep."""
+        if error.errno in _FULL:
+            remedy = f"make room for {self.root}, or set XDG_CACHE_HOME to a folder with more; what came is kept"
+        else:
+            remedy = f"see why {self.root} cannot be written to, or set XDG_CACHE_HOME to another folder"
+        return ArtefactError(f"{file} cannot be kept ({error.strerror})", remedy=remedy, detail=str(error))
+
+    @staticmethod
+    def _added(path: Path, place: Path, sha256: str, *, move: bool) -> Path | None:
         place.parent.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=place.parent, prefix=".add-", delete=False) as made:
             temporary = Path(made.name)
@@ -196,11 +211,7 @@ class Downloader:
     def _not_here(self, file: str, error: OSError) -> ArtefactError:
         if error.errno is None:  # requests' own, of a file of certificates that is not there
             return ArtefactError(f"{file} cannot be fetched ({error})", remedy="correct the setting", detail=str(error))
-        if error.errno in _FULL:
-            remedy = f"make room for {self.cache.root}, or set XDG_CACHE_HOME to a folder with more; what came is kept"
-        else:
-            remedy = f"see why {self.cache.root} cannot be written to, or set XDG_CACHE_HOME to another folder"
-        return ArtefactError(f"{file} cannot be kept ({error.strerror})", remedy=remedy, detail=str(error))
+        return self.cache.not_kept(file, error)
 
     def _filled(self, url: str, partial: IO[bytes], file: str, progress: Callable[[int], None]) -> None:
         import requests

@@ -190,6 +190,8 @@ class _Fetch:
                             files[one.sha256] = placed
                 except ArtefactError as error:
                     self.problems.setdefault(one.sha256, error)
+                except OSError as error:
+                    self.problems.setdefault(one.sha256, self.cache.not_kept(one.file, error))
 
     def through_apt(self, artefacts: Sequence[Artefact], files: dict[str, Path]) -> None:
         debs = [one for one in artefacts if isinstance(one, LockedDeb)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 
@@ -88,9 +89,25 @@ def test_a_copy_that_stops_half_way_leaves_nothing_to_be_found(cache, source, mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("shutil.copyfile", half)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(ArtefactError, match="No space"):
         cache.add(source, SHA, FILE)
     assert files(cache) == []
+
+
+@pytest.mark.parametrize(("number", "remedy"), [(errno.ENOSPC, "make room for"), (errno.EROFS, "see why")])
+def test_a_file_that_this_machine_cannot_keep_is_a_sentence_whoever_brings_it(
+    cache, source, said, no_network, monkeypatch, number, remedy
+):
+    def refuse(_from, to):
+        raise OSError(number, os.strerror(number), str(to))
+
+    monkeypatch.setattr("shutil.copyfile", refuse)
+    with pytest.raises(ArtefactError, match="cannot be kept") as caught:
+        cache.add(source, SHA, FILE)
+    assert caught.value.remedy.startswith(remedy)
+    assert files(cache) == []
+    with pytest.raises(ArtefactError, match="cannot be kept"):
+        fetch([wheel()], cache=cache, report=said, offline=True, wheelhouses=[source.parent])
 
 
 def test_a_download_of_a_file_address_is_verified_too(cache, source):
