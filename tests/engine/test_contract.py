@@ -188,7 +188,11 @@ def test_a_box_is_gone_after_the_block_however_far_it_came(docker_client, image)
     engine = open_engine(EngineName.DOCKER)
 
     def names():
-        return [c.name for c in docker_client.containers.list(all=True) if c.name.startswith("reprobox-gone-")]
+        return [
+            c.name
+            for c in docker_client.containers.list(all=True, ignore_removed=True)
+            if c.name.startswith("reprobox-gone-")
+        ]
 
     for step in range(3):
         spec = BoxSpec(

@@ -141,7 +141,7 @@ def test_a_source_distribution_whose_backend_is_missing_says_so_and_leaves_nothi
     with pytest.raises(BuildError, match=r"building eta-1\.0\.tar\.gz failed with exit code .*build backend") as caught:
         built(replace(lock, sdists=(eta,)))
     assert "nobody_has_this" in caught.value.detail
-    assert not docker_client.containers.list(all=True, filters={"label": "reprobox.stage=project"})
+    assert not docker_client.containers.list(all=True, filters={"label": "reprobox.stage=project"}, ignore_removed=True)
 
 
 def test_what_cannot_be_installed_is_refused_by_name_and_leaves_no_image(docker_client, house, built):
@@ -155,4 +155,4 @@ def test_what_cannot_be_installed_is_refused_by_name_and_leaves_no_image(docker_
     absent = Missing(name="torchvision", version="0.30", variant="cpu", platform="x86_64")
     with pytest.raises(ArtefactError, match=r"the lock lacks torchvision 0\.30 for cpu"):
         built(replace(lock, missing=(absent,)))
-    assert not docker_client.containers.list(all=True, filters={"label": "reprobox.stage=project"})
+    assert not docker_client.containers.list(all=True, filters={"label": "reprobox.stage=project"}, ignore_removed=True)

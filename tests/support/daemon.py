@@ -189,11 +189,12 @@ class Daemon:
     def containers(self):
         """Names of the containers it has, whatever their state."""
         with contextlib.closing(self.client()) as client:
-            return [container.name for container in client.containers.list(all=True)]
+            # Not the list of objects, for which each is looked at anew: one may have been removed meanwhile.
+            return [container["Names"][0].lstrip("/") for container in client.api.containers(all=True)]
 
     def remove_containers(self):
         with contextlib.closing(self.client()) as client:
-            for container in client.containers.list(all=True):
+            for container in client.containers.list(all=True, ignore_removed=True):
                 container.remove(force=True)
 
     def close(self):

@@ -87,11 +87,11 @@ class PodmanService:
     def containers(self):
         """Names of the containers it has, whatever their state."""
         with contextlib.closing(self.client()) as client:
-            return [container.name for container in client.containers.list(all=True)]
+            return [container.name for container in client.containers.list(all=True, ignore_removed=True)]
 
     def remove_containers(self):
         with contextlib.closing(self.client()) as client:
-            for container in client.containers.list(all=True):
+            for container in client.containers.list(all=True, ignore_removed=True):
                 with contextlib.suppress(docker.errors.NotFound):  # its own box may be removed at this moment
                     container.remove(force=True)
 
