@@ -6,7 +6,6 @@ import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -14,7 +13,7 @@ from packaging.utils import canonicalize_name
 
 from reprobox.errors import UsageError
 from reprobox.files import read_at_most
-from reprobox.images.uv import environment_for_uv, run_uv
+from reprobox.images.uv import environment_for_uv, folder_for_uv, run_uv
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -207,11 +206,11 @@ def _of_uv_lock(path: Path) -> Requirements:
     """Let uv read its own lock; it needs the project's pyproject.toml beside it, and no network."""
     _text(path)
     words = ["export", "--frozen", "--offline", "--no-dev", "--no-emit-workspace", "--no-header", "--no-annotate"]
-    with TemporaryDirectory(prefix="reprobox-uv-") as folder:
+    with folder_for_uv() as folder:
         text = run_uv(
             [*words, "--format", "requirements.txt", "--project", str(path.parent.resolve())],
             f"python: {path} cannot be read",
             environment=environment_for_uv({}),
-            folder=Path(folder),
+            folder=folder,
         )
     return _made(_logical_lines(text), source=str(path), locked=True)

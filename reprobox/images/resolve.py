@@ -8,7 +8,6 @@ import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -17,7 +16,7 @@ from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import canonicalize_name, parse_sdist_filename, parse_wheel_filename
 
 from reprobox.errors import ArtefactError
-from reprobox.images.uv import UvFailed, run_uv
+from reprobox.images.uv import UvFailed, folder_for_uv, run_uv
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -151,8 +150,7 @@ class Resolver:
         environment, only_binary = environment_of(platform), set[str]()
         ranks = {tag: rank for rank, tag in enumerate(tags_of(platform))}
         while True:
-            with TemporaryDirectory(prefix="reprobox-uv-") as made:
-                folder = Path(made)
+            with folder_for_uv() as folder:
                 output = folder / "pylock.toml"
                 if preferred:  # uv keeps what an earlier output names
                     entries = "".join(f'[[packages]]\nname = "{n}"\nversion = "{v}"\n' for n, v in preferred.items())
@@ -192,8 +190,7 @@ class Resolver:
         self, packages: Sequence[Mapping[str, Any]], asked: Requirements, platform: Platform, excluded: Sequence[str]
     ) -> dict[str, tuple[str, ...]]:
         """Return what each package needs of the others; uv writes it the other way round, beside each line."""
-        with TemporaryDirectory(prefix="reprobox-uv-") as made:
-            folder = Path(made)
+        with folder_for_uv() as folder:
             pins = [f"{one['name']}=={one['version']}" for one in packages]
             words = self._command(folder, pins, asked.constraints, platform, excluded)
             text = run_uv(

@@ -8,15 +8,17 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from reprobox.errors import ArtefactError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["UvFailed", "environment_for_uv", "find_uv", "pip_configuration", "run_uv"]
+__all__ = ["UvFailed", "environment_for_uv", "find_uv", "folder_for_uv", "pip_configuration", "run_uv"]
 
 _FROM_PIP: Final = {
     # pip's option: uv's variables for it, the first of which is set unless the caller has set one of them.
@@ -89,6 +91,20 @@ def environment_for_uv(pip: Mapping[str, str], environment: Mapping[str, str] | 
     result.setdefault("UV_PYTHON_DOWNLOADS", "never")
     result.setdefault("UV_PYTHON", sys.executable)
     return {**result, "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
+
+
+@contextmanager
+def folder_for_uv() -> Iterator[Path]:
+    """Give a folder for uv's own files while the block lasts. :raises ArtefactError: none can be made."""
+    try:
+        made = TemporaryDirectory(prefix="reprobox-uv-")
+    except OSError as error:
+        raise ArtefactError(
+            f"no temporary folder can be made ({error.strerror})",
+            remedy="set TMPDIR to a folder that can be written to, and has room",
+        ) from error
+    with made as folder:
+        yield Path(folder)
 
 
 def run_uv(arguments: Sequence[str], what: str, *, environment: Mapping[str, str], folder: Path) -> str:

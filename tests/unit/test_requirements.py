@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from reprobox.errors import ArtefactError
 from reprobox.images.requirements import Requirements, read_requirements
+from reprobox.images.uv import folder_for_uv
 
 
 @pytest.fixture
@@ -40,3 +42,10 @@ def test_whatever_a_file_of_limits_names_limits_too(read):
 def test_files_that_name_one_another_are_read_once_as_each(read):
     found = read(requirements="-r other.txt\na\n", other="-r requirements.txt\n-c requirements.txt\nb\n")
     assert (found.lines, found.constraints) == (("a", "b"), ("a", "b"))
+
+
+def test_where_no_temporary_folder_can_be_made_that_is_said_and_what_to_set(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    with pytest.raises(ArtefactError, match="no temporary folder can be made") as caught, folder_for_uv():
+        pass
+    assert "TMPDIR" in caught.value.remedy

@@ -105,6 +105,8 @@ def _watch(event, arguments):
         real = os.path.join(os.path.realpath(os.path.dirname(text)), os.path.basename(text))
         if real.startswith(_watched["sandbox"]) or text == os.devnull:
             continue
+        if text.startswith(f"{tempfile.gettempdir()}/reprobox-uv-"):
+            continue  # gone when uv has ended
         secrets = re.search(rf"/reprobox-{os.getuid()}-2[^/]*(/|$)", text)
         if secrets and (event == "shutil.rmtree" or text.startswith(_SECRETS)):
             continue  # in memory, and looked for afterwards
