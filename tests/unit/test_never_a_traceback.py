@@ -29,6 +29,8 @@ from support.nonsense.values import (
 )
 from support.nonsense.world import INVENTORIES, Case, Workplace
 
+from reprobox.cli.app import COMMANDS
+
 EXAMPLES = 5000
 GOOD_SHARE = 0.2
 PROPERTY = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -46,7 +48,7 @@ def workplace():
 
 NOTES = re.compile(
     r"reprobox: (run 2\S+ (in|on this machine)|no seed was given, so|--gpus \d+ is GPU number|\S+ is not on this machine; pulling"
-    r"|pulling |this machine has GPUs and only|no Docker answers; using|the output's log cannot|self-test skipped: )"
+    r"|resolving the packages of |pulling |this machine has GPUs and only|no Docker answers; using|the output's log cannot|self-test skipped: )"
 )
 """What may be said before a failure: it is no part of it."""
 
@@ -153,6 +155,8 @@ def anything():
                 yield run_with("-e", "HOST_TOKEN", environment=variable, engine=engine, inventory=inventory)
         for words in (["recipe"], ["runs"], ["build"], ["run", "--dry-run", "x"]):
             yield Case(arguments=words, environment=variable)
+    for name in COMMANDS:
+        yield from (Case(arguments=[name], files=files) for files in ({}, {"reprobox.toml": b""}))
     for data in (*PYPROJECT, *BAD_TOML, *UNREADABLE):
         for name in ("pyproject.toml", "reprobox.toml"):
             for words in (["run", "x"], ["recipe", "--json"], ["runs"]):
