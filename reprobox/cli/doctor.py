@@ -42,8 +42,7 @@ def doctor(
     """
     settings = Settings.load({"engine": engine, "image": image}, settings_folder())
     from reprobox.doctor import CHECKS, Patient, examine
-    from reprobox.runs.execute import SIGNAL_BASE
-    from reprobox.runs.interrupts import Interrupted, Interrupts
+    from reprobox.runs.interrupts import SIGNAL_BASE, Interrupted, Interrupts
 
     patient = Patient(settings=settings, directory=Path())
     found: list[tuple[Check, Finding]] = []

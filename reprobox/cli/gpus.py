@@ -76,8 +76,7 @@ def gpus(
 
 def _watch(look: Callable[[], Overview], *, as_json: bool, topology: bool) -> int:
     """Show what ``look`` returns again and again; return the exit code of the signal that ends it."""
-    from reprobox.runs.execute import SIGNAL_BASE
-    from reprobox.runs.interrupts import Interrupted, Interrupts
+    from reprobox.runs.interrupts import SIGNAL_BASE, Interrupted, Interrupts
 
     found = look()
     _refuse_nothing(found, as_json=as_json)

@@ -14,8 +14,7 @@ from reprobox.cli.console import BuildConsole, say
 from reprobox.cli.flags import FLAGS, GPU_FLAGS, RunCommand, takes
 from reprobox.errors import CertificateError, SelfTestError, UsageError
 from reprobox.recipe import Profile
-from reprobox.runs.execute import SIGNAL_BASE
-from reprobox.runs.interrupts import Interrupted, Interrupts
+from reprobox.runs.interrupts import SIGNAL_BASE, Interrupted, Interrupts
 from reprobox.selftest.certificate import Certificate, Comparison, Tolerance, compare, keep
 from reprobox.selftest.proof import carry_out
 

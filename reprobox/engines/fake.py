@@ -22,7 +22,6 @@ from reprobox.errors import EngineError, ImageNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from types import TracebackType
 
 __all__ = ["FakeBox", "FakeEngine", "Script"]
 
@@ -143,10 +142,5 @@ class FakeBox(Box):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.events.append("leave" if self.left else "remove")

@@ -14,7 +14,6 @@ from reprobox.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from types import TracebackType
 
     from reprobox.engines.base import Stream
 
@@ -78,12 +77,7 @@ class Followed:
             threading.Thread(target=self._follow, args=(stream,), name=f"reprobox-{stream}-log", daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         for log in self._logs:
             _close(log)

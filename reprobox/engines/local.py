@@ -28,7 +28,6 @@ from reprobox.errors import EngineError, ImageNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
 STOP_GRACE_SECONDS = 10
 
@@ -215,12 +214,7 @@ class LocalBox(Box):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._process is not None and not self._left:
             with contextlib.suppress(EngineError):  # another user's, which goes on without us
                 self._end(self._process)

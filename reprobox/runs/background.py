@@ -8,13 +8,13 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from reprobox.runs.interrupts import SIGNAL_BASE
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
 __all__ = ["in_background"]
-
-SIGNAL_BASE = 128
 
 
 def in_background(work: Callable[[Callable[[], None]], int]) -> int:

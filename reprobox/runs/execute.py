@@ -7,7 +7,6 @@ of 15 trials, removing automatically lost the exit code, and the end of the stre
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import threading
@@ -22,7 +21,7 @@ from reprobox.recipe import Profile
 from reprobox.runs.finish import conclude, finish
 from reprobox.runs.given import write_box_files
 from reprobox.runs.hashes import file_hashes
-from reprobox.runs.interrupts import Interrupted, Interrupts, reaches
+from reprobox.runs.interrupts import SIGNAL_BASE, Interrupted, Interrupts, reaches
 from reprobox.runs.logs import RunLogs
 from reprobox.runs.manifest import Outcome, now
 from reprobox.runs.redaction import redacted_message
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Outside", "execute"]
 
-SIGNAL_BASE = 128
 READER_GONE_GRACE_SECONDS = 10
 STAGE_POLL_SECONDS = 0.02
 
@@ -272,7 +270,7 @@ def _watch_for_the_start(record: RunRecord, started: Callable[[], None]) -> Iter
 
     def watch() -> None:
         while not over.is_set():
-            if _has_taken_over(record):
+            if record.has_handed_over():
                 started()
                 told.set()
                 return
@@ -288,26 +286,6 @@ def _watch_for_the_start(record: RunRecord, started: Callable[[], None]) -> Iter
             started()
     finally:
         over.set()
-
-
-def _has_taken_over(record: RunRecord) -> bool:
-    """Say whether the command runs: the entrypoint says so just before, and holds the file's lock until it is so."""
-    if record.stage() != HANDED_OVER:
-        return False
-    try:
-        descriptor = os.open(record.reports / "stage", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass  # a file system without locks
-    finally:
-        os.close(descriptor)
-    # Where the command could not be executed, another stage came before the end of the lock.
-    return record.stage() == HANDED_OVER
 
 
 def _writer(outside: Outside, logs: RunLogs, box: Box) -> Callable[[Stream, bytes], None]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from reprobox.errors import BoxError, CommandNotExecutable, CommandNotFound, UsageError
 from reprobox.runs.hashes import file_hashes
+from reprobox.runs.interrupts import SIGNAL_BASE
 from reprobox.runs.manifest import Outcome, now
 from reprobox.runs.receipts import Receipts, read_receipts
 from reprobox.runs.secrets import remove_secrets
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["conclude", "finish"]
 
-SIGNAL_BASE = 128
 ENGINE_STOPPED = (SIGNAL_BASE + signal.SIGTERM, SIGNAL_BASE + signal.SIGKILL)
 """How a command ends when its engine is stopped: TERM, ten seconds later KILL."""
 

@@ -12,17 +12,20 @@ from reprobox.errors import EngineError, EngineUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType, TracebackType
+    from types import FrameType
 
     from reprobox.engines import Box
 
-__all__ = ["Interrupted", "Interrupts", "reaches"]
+__all__ = ["SIGNAL_BASE", "Interrupted", "Interrupts", "reaches"]
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """Signals that mean "end": the third of them kills."""
 
 HANDED_ON = (signal.SIGUSR1, signal.SIGUSR2)
 """Signals that mean what the command makes of them, and come as often as they are sent."""
+
+SIGNAL_BASE = 128
+"""A command ended by signal n has the exit code 128 + n, as a shell says it."""
 
 KILL_AT = 3
 ANSWER_SECONDS = 5
@@ -139,12 +142,7 @@ class Interrupts:
     def _catch(self, number: int) -> None:
         self._previous[number] = signal.signal(number, self._handle)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._thread is not None:
             self._over.set()
             self._queue.put(None)

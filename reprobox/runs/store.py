@@ -102,6 +102,25 @@ class RunRecord:
             return stage if stage in STAGES else None
         return None
 
+    def has_handed_over(self) -> bool:
+        """Say whether the command runs: the box records it just before, and holds that file's lock until it is so."""
+        if self.stage() != HANDED_OVER:
+            return False
+        try:
+            descriptor = os.open(self.reports / "stage", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # a file system without locks
+        finally:
+            os.close(descriptor)
+        # Where the command could not be executed, another stage came before the end of the lock.
+        return self.stage() == HANDED_OVER
+
     def collect(self) -> None:
         """Take over what the box reported, and nothing else: a command could have left links that lead elsewhere."""
         with contextlib.suppress(OSError):

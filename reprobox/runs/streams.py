@@ -115,12 +115,7 @@ class Input:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._waker)
         # It may sit in a write that the box never reads; a daemon thread does not keep the process.
         self._thread.join(timeout=0.2)
