@@ -211,8 +211,8 @@ def buildx(patient: Patient) -> Finding:
     """Look whether `reprobox build --builder buildkit` has what it takes; the default builder needs nothing."""
     if patient.facts is not None and patient.facts.info.name != "docker":
         return skipped("only Docker builds the image")
+    from reprobox.engines.builders import buildkit_client
     from reprobox.errors import BuildError
-    from reprobox.images.builders import buildkit_client
 
     try:
         program, has_buildx = buildkit_client()

@@ -20,7 +20,7 @@ from reprobox.images.layers import OPAQUE, WHITEOUT, Entry, canonical, entries_o
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    import docker
+    from reprobox.engines.store import ImageStore
     from reprobox.images import Reporter
 
 VOLATILE: Final = (
@@ -52,9 +52,7 @@ class Normalised:
     engine_id: str
 
 
-def normalise(
-    client: docker.DockerClient, raw: str, *, base: str, tag: str, scratch: Path, report: Reporter
-) -> Normalised:
+def normalise(store: ImageStore, raw: str, *, base: str, tag: str, scratch: Path, report: Reporter) -> Normalised:
     """Make the canonical image of ``raw``, which stands on the image ``base``, load it and name it ``tag``.
 
     ``raw`` stays. Needs disk under ``scratch`` for twice the image until it returns, and memory for the list of its
@@ -63,12 +61,12 @@ def normalise(
     :raises BuildError: ``raw`` does not stand on ``base``, or holds bytecode with a date in it.
     :raises EngineError: the engine could not save or load an image.
     """
-    below = client.images.get(base).attrs["RootFS"]["Layers"]
+    below = store.inspect(base).layers
     report.say("normalising the image, so that its id depends on its content alone")
     try:
-        with saved(client, raw, scratch) as image, TemporaryDirectory(dir=scratch, prefix="layers-") as made:
+        with saved(store, raw, scratch) as image, TemporaryDirectory(dir=scratch, prefix="layers-") as made:
             result = rewritten(image, below, Path(made), report)
-            return Normalised(image_id=result.image_id, engine_id=load(client, result, tag=tag, scratch=scratch))
+            return Normalised(image_id=result.image_id, engine_id=load(store, result, tag=tag, scratch=scratch))
     except OSError as error:
         if error.errno is None:
             raise  # the connection to the engine, not the disk

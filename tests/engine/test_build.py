@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 
 import pytest
+from reprobox.images.builders import BuildJob, build_buildkit, build_classic
 from support.registry import running_registry
 from support.said import Said
 
@@ -13,7 +14,6 @@ from reprobox.engines.digests import config_digest_from_archive
 from reprobox.errors import BuildError, EngineError
 from reprobox.images import BuildRequest, build, config_digest, input_digest, pipeline, sources
 from reprobox.images.base import choose_base, missing_packages
-from reprobox.images.builders import BuildJob, build_buildkit, build_classic
 from reprobox.images.context import EPOCH, context_file
 from reprobox.recipe import BOX_PROTOCOL
 

@@ -8,13 +8,13 @@ import docker.auth
 import docker.errors
 import pytest
 import requests
+from reprobox.images.builders import BuildJob, build_classic
 from support.said import Said
 
 from reprobox.engines.digests import config_digest, config_digest_from_archive
 from reprobox.errors import BuildError, EngineError, EngineUnavailable, UsageError
 from reprobox.images import BuildResult, base, bootstrap, builders
 from reprobox.images.base import Base, choose_base, same_base
-from reprobox.images.builders import BuildJob, build_classic
 
 DIGEST = "sha256:" + "d" * 64
 IMAGE_ID = "sha256:" + "1" * 64
