@@ -145,7 +145,10 @@ class DockerImageStore(ImageStore):
         else:
             build_buildkit(job, client=self._client, report=report)
         if (found := self.find(job.tag)) is None:
-            raise BuildError("the image could not be built: the engine ended the build without an image")
+            raise BuildError(
+                "the image could not be built: the engine ended the build without an image",
+                remedy="see what its builder says with --verbose",
+            )
         return found
 
     @contextmanager
@@ -186,7 +189,9 @@ class _DockerStep:
 
     def said(self, *, last: int | None = None, stderr: bool = True) -> str:
         with engine_errors("say what a container wrote"):
-            said = self._client.api.logs(self._container, stdout=True, stderr=stderr, tail="all" if last is None else last)
+            said = self._client.api.logs(
+                self._container, stdout=True, stderr=stderr, tail="all" if last is None else last
+            )
         return said.decode(errors="replace")
 
     def get(self, path: str) -> Iterator[bytes]:

@@ -126,7 +126,10 @@ class ImageStore(Protocol):
         """Return how each layer was made, empty ones included, from the lowest up."""
 
     def load(self, archive: Iterable[bytes], log: Callable[[str], None]) -> None:
-        """Take the images of an archive (``docker save``'s format, an OCI layout as well); ``log`` is given what the engine says."""
+        """Take the images of an archive (``docker save``'s format, an OCI layout as well).
+
+        :param log: is given what the engine says.
+        """
 
     def export(self, name: str) -> Iterator[bytes]:
         """Give an image as such an archive, piece by piece."""

@@ -132,7 +132,7 @@ def load_image(path: Path, *, store: ImageStore, report: Reporter) -> Loaded:
         with path.open("rb") as file:
             found = verify_archive(file, str(path), report)
             report.say(f"{path} is whole; loading {found.image_id}")
-            _hand_over(file, store, found, report)
+            _hand_over(file, store, report)
     except OSError as error:
         raise ArchiveError(
             f"{path} cannot be read ({error.strerror or error})", remedy="check its name and its rights"
@@ -224,7 +224,7 @@ def _hash(file: IO[bytes], length: int, report: Reporter, label: str) -> Any:
     return hashed
 
 
-def _hand_over(file: IO[bytes], store: ImageStore, found: Contents, report: Reporter) -> None:
+def _hand_over(file: IO[bytes], store: ImageStore, report: Reporter) -> None:
     with tarfile.open(fileobj=_at(file, 0), mode="r:") as tar:
         image = tar.getmembers()[1]
     store.load(_unpacked(file, image, report, "loading the image"), report.log)

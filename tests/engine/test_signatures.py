@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from support.cli import Cli
+from support.engine import config_digest
 
-from reprobox.engines.digests import config_digest
 from reprobox.images.contents import ImageContents
 from reprobox.images.lockfile import write_lock
 from reprobox.images.lockmodel import Inputs, Lock, LockedImage

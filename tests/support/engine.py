@@ -7,6 +7,7 @@ import functools
 import pytest
 
 from reprobox.engines.connection import connect
+from reprobox.engines.docker_store import DockerImageStore
 from reprobox.errors import EngineUnavailable
 from reprobox.images import BuildRequest, build
 from reprobox.runs.plan import RUN_LABEL
@@ -23,7 +24,7 @@ def connected_client():
 
 @functools.cache
 def built_image(client):
-    return build(BuildRequest(variant="cpu"), client=client, report=Said()).engine_id
+    return build(BuildRequest(variant="cpu"), store=DockerImageStore(client), report=Said()).engine_id
 
 
 def boxes_left(client, run_ids):
@@ -47,3 +48,9 @@ def finish(box):
         box.start()
         box.stream(write, print)
         return box.wait(), seen["stdout"], seen["stderr"]
+
+
+def config_digest(client, name):
+    """Return the config digest of an image of the engine."""
+    store = DockerImageStore(client)
+    return store.image_id(store.inspect(name))
