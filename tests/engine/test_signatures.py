@@ -302,7 +302,7 @@ def test_build_writes_the_bill_of_materials_and_the_provenance_of_what_it_built(
 def test_an_image_that_is_not_there_has_no_bill_of_materials(cli):
     done = cli.reprobox("sbom", "--image", "reprobox-test:absent", check=False)
     assert done.returncode == 125
-    assert re.search("the engine has no image reprobox-test:absent; build it", done.stderr)
+    assert re.search("the engine has no image reprobox-test:absent; build, pull or load it first", done.stderr)
 
 
 def test_no_other_command_pays_for_the_libraries_of_these():
