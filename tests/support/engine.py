@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 
 import pytest
 
@@ -12,6 +13,11 @@ from reprobox.errors import EngineUnavailable
 from reprobox.images import BuildRequest, build
 from reprobox.runs.plan import RUN_LABEL
 from support.said import Said
+
+
+def missing(reason):
+    """Skip, with the reason, what needs a thing that this machine has not; in CI that is a failure."""
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
 
 
 @functools.cache
