@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, cast
 from reprobox.errors import EngineError, ImageNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     import docker
 
@@ -29,17 +29,19 @@ def patient(client: docker.DockerClient) -> Iterator[None]:
         client.api.timeout = before
 
 
-def config_digest(client: docker.DockerClient, image: str) -> str:
+def config_digest(client: docker.DockerClient, image: str, info: Mapping[str, Any] | None = None) -> str:
     """Return the OCI config digest (``sha256:…``) of ``image``, a name or an engine id.
 
     The engine's id is that digest, except with the containerd image store (the default of new installations of Engine
     29), where it is the manifest's; there the image is streamed out once and its config hashed on the way.
+
+    :param info: what the engine answers to ``GET /info``; it is asked by default.
     """
     import docker.errors
 
     try:
         engine_id = str(client.images.get(image).attrs["Id"])
-        if not _has_containerd_store(client.info()):
+        if not has_containerd_store(client.info() if info is None else info):
             return engine_id
         with patient(client):
             return config_digest_from_archive(client.api.get_image(engine_id))
@@ -75,7 +77,8 @@ def _may_be_json(name: str) -> bool:
     return name.endswith(".json") or name.startswith("blobs/")
 
 
-def _has_containerd_store(info: dict[str, Any]) -> bool:
+def has_containerd_store(info: Mapping[str, Any]) -> bool:
+    """Tell whether an engine that answered so to ``/info`` has the containerd image store."""
     return any("io.containerd.snapshotter.v1" in pair for pair in info.get("DriverStatus") or ())
 
 

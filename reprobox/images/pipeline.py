@@ -16,7 +16,7 @@ from reprobox.engines.digests import config_digest
 from reprobox.errors import EngineError
 from reprobox.images import BuildRequest, BuildResult
 from reprobox.images.base import choose_base, missing_packages, same_base
-from reprobox.images.builders import BuildJob, build_buildkit, build_classic
+from reprobox.images.builders import BuildJob, build_buildkit, build_classic, choose_builder
 from reprobox.images.context import context_file
 from reprobox.images.normalise import Normalised, normalise
 from reprobox.images.sources import ImageInput
@@ -63,6 +63,7 @@ def run_build(
     if present:
         return result(present, reused=True)
 
+    builder = choose_builder(request.builder, client=client, report=report)
     cache = cache_folder()
     within = within or Surroundings(scratch=_scratch(cache))
     pins = parse_lock(made_of.lock, source=f"docker/locks/{request.variant}.txt")
@@ -72,18 +73,18 @@ def run_build(
     files.update(made_of.files)
     args = _build_args(made_of, base, pins)
     network = _network(base, client, report, compiler=request.compiler)
-    report.say(f"building {name} with the {_builder_name(request)} builder")
+    report.say(f"building {name} with {'BuildKit' if builder == 'buildkit' else 'the classic builder'}")
     with context_file(files, within.scratch, backwards=within.backwards) as context:
         built = build_normalised(
-            context, args, builder=request.builder, base=base.source, tag=name, network=network,
+            context, args, builder=builder, base=base.source, tag=name, network=network,
             no_cache=request.no_cache, scratch=within.scratch, client=client, report=report,
         )  # fmt: skip
-    if request.builder == "classic":
+    if builder == "classic":
         report.say(
             "the stages are kept for the next build; docker image prune --filter label=reprobox.stage frees them"
         )
     attrs = client.images.get(built.engine_id).attrs
-    return result(attrs, reused=False, image_id=built.image_id)
+    return result(attrs, reused=False, builder=builder, image_id=built.image_id)
 
 
 def build_normalised(
@@ -160,6 +161,7 @@ def build_result(
     client: docker.DockerClient,
     started: float,
     reused: bool,
+    builder: Builder | None = None,
     image_id: str | None = None,
 ) -> BuildResult:
     """Return what became of ``request``, having given the image the further name it asks for.
@@ -167,6 +169,7 @@ def build_result(
     :param image: the engine's description of it; ``tag`` what it is called where no further name is asked for.
     :param made_of: the digest of the image's inputs; ``lock`` that of its list of packages.
     :param started: when the build began, of :func:`time.monotonic`.
+    :param builder: who carried out a Dockerfile for it, if anybody did.
     :param image_id: the OCI config digest where it is known; the engine is asked by default.
     """
     engine_id = str(image["Id"])
@@ -176,8 +179,8 @@ def build_result(
     return BuildResult(
         image_id=image_id or config_digest(client, engine_id),
         engine_id=engine_id,
-        builder=None if reused else request.builder,
-        way=None if reused else f"{request.builder}+normalised",
+        builder=builder,
+        way=f"{builder}+normalised" if builder else None,
         reused=reused,
         variant=request.variant,
         tag=request.tag or tag,
@@ -215,7 +218,3 @@ def _network(base: Base, client: docker.DockerClient, report: Reporter, *, compi
 
 def _lock_digest(text: str) -> str:
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
-
-
-def _builder_name(request: BuildRequest) -> str:
-    return "BuildKit" if request.builder == "buildkit" else "classic"
