@@ -49,8 +49,9 @@ def build(
     ] = None,
     tag: Annotated[str | None, typer.Option("--tag", help="A further name for the image.")] = None,
     builder: Annotated[
-        Builder, typer.Option("--builder", help="classic (the engine's API) or buildkit.")
-    ] = Builder.CLASSIC,
+        Builder | None,
+        typer.Option("--builder", help="classic (the engine's API) or buildkit; by default what it takes."),
+    ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Take packages from this machine's cache alone.")] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Build again even if nothing changed.")] = False,
     verify: Annotated[
@@ -84,7 +85,7 @@ def build(
         base=base,
         wheelhouses=tuple(wheelhouse or ()),
         tag=tag,
-        builder=builder.value,
+        builder=builder.value if builder else None,
         offline=offline,
         no_cache=no_cache,
         compiler=not no_compiler,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 from reprobox.errors import EngineError
 
@@ -307,6 +307,9 @@ class Engine(Protocol):
 
     def info(self) -> EngineInfo:
         """Say which engine answers. :raises EngineUnavailable: when none does."""
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return all that it says of itself: the answer of a Docker or Podman to ``/info``; empty for other engines."""
 
     def image(self, reference: str) -> ImageInfo:
         """Look up an image. :raises ImageNotFound: when the engine does not have it."""

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 from reprobox import reference
 from reprobox.engines import transfer
-from reprobox.engines.builders import build_buildkit, build_classic
+from reprobox.engines.builders import build_buildkit, build_classic, choose_builder
 from reprobox.engines.connection import NoSuchThing, engine_errors
 from reprobox.engines.digests import config_digest_of, has_containerd_store, known_digest, note_digest, patient
 from reprobox.engines.store import ImageStore, StoredImage
@@ -138,6 +138,9 @@ class DockerImageStore(ImageStore):
     def remove(self, name: str, *, force: bool = False) -> None:
         with _about(name, f"remove {name}"):
             self._client.api.remove_image(name, force=force)
+
+    def choose_builder(self, wanted: Builder | None, report: Reporter) -> Builder:
+        return choose_builder(wanted, client=self._client, report=report)
 
     def build(self, job: BuildJob, builder: Builder, report: Reporter) -> StoredImage:
         if builder == "classic":

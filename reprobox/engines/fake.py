@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from reprobox.engines.base import (
     GPUS_LABEL,
@@ -56,6 +56,9 @@ class FakeEngine(Engine):
 
     def info(self) -> EngineInfo:
         return EngineInfo(name=self.name, version="0")
+
+    def describe(self) -> Mapping[str, Any]:
+        return {}
 
     def image(self, reference: str) -> ImageInfo:
         if reference not in self.images:

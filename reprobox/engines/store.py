@@ -143,6 +143,12 @@ class ImageStore(Protocol):
     def remove(self, name: str, *, force: bool = False) -> None:
         """Take a name away, and the image with its last one; by an id, the image."""
 
+    def choose_builder(self, wanted: Builder | None, report: Reporter) -> Builder:
+        """Return who builds: whom a person ``wanted``, or the first of the builders that the engine takes.
+
+        :raises BuildError: the engine refuses the one that is wanted, or there is none.
+        """
+
     def build(self, job: BuildJob, builder: Builder, report: Reporter) -> StoredImage:
         """Carry out a Dockerfile and return what came out.
 

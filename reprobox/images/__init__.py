@@ -42,7 +42,7 @@ class BuildRequest:
     :param tag: one more name for the image, beside :func:`local_tag`.
     :param name: what it is called on this machine; :func:`local_tag` by default.
     :param offline: take wheels and packages from this machine alone; False by default.
-    :param builder: ``classic`` (default, the engine's own) or ``buildkit``.
+    :param builder: ``classic`` (the engine's own) or ``buildkit``; None (default) is the first that the engine takes.
     :param no_cache: build every step again even if the image is already there; False by default.
     :param compiler: have the C++ compiler that torch.compile needs in the image; True by default.
     """
@@ -53,7 +53,7 @@ class BuildRequest:
     tag: str | None = None
     name: str | None = None
     offline: bool = False
-    builder: Builder = "classic"
+    builder: Builder | None = None
     no_cache: bool = False
     compiler: bool = True
 
@@ -69,9 +69,9 @@ class BuildResult:
 
     ``image_id`` is the OCI config digest and ``engine_id`` what the engine calls the image; they differ on engines with
     the containerd image store. ``builder`` is who built it, and ``way`` how it came to be the same on every machine
-    (``classic+normalised``, ``buildkit+normalised``); both are None for a reused image. ``base`` is what the image
-    records of its base (``sha256:…`` or ``bootstrap@sha256:…``), ``input`` the :func:`input_digest`, ``lock`` the
-    SHA-256 of the lock file, ``seconds`` wall time. ``verification`` is what building twice showed (see
+    (``classic+normalised``, ``buildkit+normalised``); both are None where no Dockerfile was carried out. ``base`` is what
+    the image records of its base (``sha256:…`` or ``bootstrap@sha256:…``), ``input`` the :func:`input_digest`, ``lock``
+    the SHA-256 of the lock file, ``seconds`` wall time. ``verification`` is what building twice showed (see
     :func:`reprobox.images.rebuild.build_verified`), and None where that was not asked for.
     """
 

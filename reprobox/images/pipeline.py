@@ -61,6 +61,7 @@ def run_build(
     if present:
         return result(present, reused=True)
 
+    builder = store.choose_builder(request.builder, report)
     cache = cache_folder()
     within = within or Surroundings(scratch=_scratch(cache))
     pins = parse_lock(made_of.lock, source=f"docker/locks/{request.variant}.txt")
@@ -70,17 +71,17 @@ def run_build(
     files.update(made_of.files)
     args = _build_args(made_of, base, pins)
     network = _network(base, store, report, compiler=request.compiler)
-    report.say(f"building {name} with the {_builder_name(request)} builder")
+    report.say(f"building {name} with {'BuildKit' if builder == 'buildkit' else 'the classic builder'}")
     with context_file(files, within.scratch, backwards=within.backwards) as context:
         built = build_normalised(
-            context, args, builder=request.builder, base=base.source, tag=name, network=network,
+            context, args, builder=builder, base=base.source, tag=name, network=network,
             no_cache=request.no_cache, scratch=within.scratch, store=store, report=report,
         )  # fmt: skip
-    if request.builder == "classic":
+    if builder == "classic":
         report.say(
             "the stages are kept for the next build; docker image prune --filter label=reprobox.stage frees them"
         )
-    return result(store.inspect(built.engine_id), reused=False, image_id=built.image_id)
+    return result(store.inspect(built.engine_id), reused=False, builder=builder, image_id=built.image_id)
 
 
 def build_normalised(
@@ -142,6 +143,7 @@ def build_result(
     store: ImageStore,
     started: float,
     reused: bool,
+    builder: Builder | None = None,
     image_id: str | None = None,
 ) -> BuildResult:
     """Return what became of ``request``, having given the image the further name it asks for.
@@ -149,6 +151,7 @@ def build_result(
     :param image: the engine's description of it; ``tag`` what it is called where no further name is asked for.
     :param made_of: the digest of the image's inputs; ``lock`` that of its list of packages.
     :param started: when the build began, of :func:`time.monotonic`.
+    :param builder: who carried out a Dockerfile for it, if anybody did.
     :param image_id: the OCI config digest where it is known; the engine is asked by default.
     """
     if request.tag:
@@ -156,8 +159,8 @@ def build_result(
     return BuildResult(
         image_id=image_id or store.image_id(image),
         engine_id=image.engine_id,
-        builder=None if reused else request.builder,
-        way=None if reused else f"{request.builder}+normalised",
+        builder=builder,
+        way=f"{builder}+normalised" if builder else None,
         reused=reused,
         variant=request.variant,
         tag=request.tag or tag,
@@ -195,7 +198,3 @@ def _network(base: Base, store: ImageStore, report: Reporter, *, compiler: bool)
 
 def _lock_digest(text: str) -> str:
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
-
-
-def _builder_name(request: BuildRequest) -> str:
-    return "BuildKit" if request.builder == "buildkit" else "classic"

@@ -103,7 +103,7 @@ def build_project(
     found = _present(store, tag, made_of)
     if found is None:
         raise BuildError(f"the engine loaded {tag} and does not have it", remedy="run it again")
-    return result(found, reused=False)
+    return result(found, reused=False, builder=base.builder)
 
 
 def _base(
