@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 from reprobox.engines.digests import config_digest_from_archive
-from reprobox.errors import ArchiveError, EngineError
+from reprobox.errors import ArchiveError, EngineError, UsageError
+from reprobox.reference import parse as parse_reference
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -35,7 +36,7 @@ else:
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from reprobox.engines.store import ImageStore
+    from reprobox.engines.store import ImageStore, StoredImage
     from reprobox.images import Reporter
 
 __all__ = ["Contents", "Loaded", "Saved", "load_image", "save_image", "verify_archive"]
@@ -107,7 +108,7 @@ def save_image(image: str, path: Path, *, store: ImageStore, report: Reporter) -
     """
     found = store.inspect(image)
     image_id = store.image_id(found)
-    names = tuple(name for name in (image, f"{image}:latest") if name in found.names)[:1]
+    names = _names(image, found)
     report.say(f"saving {image} to {path}")
     try:
         with _replacing(path) as file:
@@ -120,6 +121,19 @@ def save_image(image: str, path: Path, *, store: ImageStore, report: Reporter) -
             f"{path} cannot be written ({error.strerror or error})", remedy="choose another place, or make room"
         ) from error
     return Saved(file=str(path), size=whole.size, sha256=whole.sha256, image_id=image_id, names=names)
+
+
+def _names(image: str, found: StoredImage) -> tuple[str, ...]:
+    """Return the name of ``found`` that ``image`` is, if it is one: Podman writes every name with a registry."""
+    with suppress(UsageError):  # an id is no name
+        asked = parse_reference(image)
+        short = image if asked.tag else f"{image}:latest"
+        whole = {name: str(parse_reference(name)) for name in found.names if not name.startswith("<none>")}
+        if str(parse_reference(short)) in whole.values():
+            return (short,)
+        if f"localhost/{short}" in whole:  # where Podman puts what has no registry
+            return (f"localhost/{short}",)
+    return ()
 
 
 def load_image(path: Path, *, store: ImageStore, report: Reporter) -> Loaded:
