@@ -38,7 +38,6 @@ WITHOUT_REMEDY = {
     ("images/archive.py", "the engine's archive of the image cannot be read"): _SAYS,
     ("images/base.py", "the base {} cannot be looked into: /bin/sh exits {}"): _TOLD,
     ("images/base.py", "no container of the base {} runs"): _TOLD,
-    ("images/builders.py", "the image could not be built: {}"): _TOLD,
     ("box/entrypoint.py", "the command {} cannot be executed ({})"): "the reason in brackets is the system's own",
     ("engines/local.py", "the command has not been started"): "a mistake of reprobox's own: no user meets it",
     ("engines/fake.py", "the fake was told to fail at {}"): "for tests alone",

@@ -12,7 +12,7 @@ from support.said import Said
 
 from reprobox.engines.digests import config_digest, config_digest_from_archive
 from reprobox.errors import BuildError, EngineError, EngineUnavailable, UsageError
-from reprobox.images import BuildResult, base, bootstrap, builders
+from reprobox.images import BuildResult, base, bootstrap
 from reprobox.images.base import Base, choose_base, same_base
 from reprobox.images.builders import BuildJob, build_classic
 
@@ -261,26 +261,6 @@ def test_the_id_is_read_from_the_answer(tmp_path, answers):
 def test_a_build_that_names_no_image_is_an_error(tmp_path):
     with pytest.raises(BuildError, match="without naming an image"):
         classic([{"stream": "Step 1/1 : FROM x\n"}], tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("answers", "expected"),
-    [
-        ({"--version": "Docker version 28.2.2, build x", "buildx": "v0.14"}, True),
-        ({"--version": "Docker version 20.10.24+dfsg1, build x", "buildx": None}, False),
-        ({"--version": "Docker version 28.2.2, build x", "buildx": None}, None),
-    ],
-)
-def test_a_docker_client_that_speaks_buildkit_is_found_or_the_way_out_named(monkeypatch, tmp_path, answers, expected):
-    program = tmp_path / "docker"
-    program.touch(mode=0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(builders, "_answer", lambda *command: answers[command[1]])
-    if expected is None:
-        with pytest.raises(BuildError, match="buildx"):
-            builders.buildkit_client()
-    else:
-        assert builders.buildkit_client() == (str(program), expected)
 
 
 def test_the_result_is_a_versioned_document():
