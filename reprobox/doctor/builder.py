@@ -16,11 +16,10 @@ __all__ = ["builder", "judge_builder"]
 def builder(patient: Patient) -> Finding:
     """Look who would build: the engine's own builder, or BuildKit through a docker program of this machine."""
     from reprobox.engines.builders import buildkit_client
-    from reprobox.engines.docker import DockerEngine
     from reprobox.errors import BuildError
 
     assert patient.facts is not None
-    assert isinstance(patient.engine, DockerEngine)
+    assert patient.engine is not None
     if version := patient.facts.said.get("BuildahVersion"):
         return ok(f"Podman's own (Buildah {version})")
     refused = patient.engine.refuses_builds()

@@ -311,6 +311,9 @@ class Engine(Protocol):
     def describe(self) -> Mapping[str, Any]:
         """Return all that it says of itself: the answer of a Docker or Podman to ``/info``; empty for other engines."""
 
+    def refuses_builds(self) -> str | None:
+        """Return why it does not build images through its API, in its own words; ``None`` where it does."""
+
     def image(self, reference: str) -> ImageInfo:
         """Look up an image. :raises ImageNotFound: when the engine does not have it."""
 

@@ -147,7 +147,6 @@ class DockerEngine(Engine):
         return self._described
 
     def refuses_builds(self) -> str | None:
-        """Return why it does not build through its API, in its own words; ``None`` where it does."""
         return classic.refusal(self.client)
 
     def gpus_through(self, info: Mapping[str, Any]) -> str:

@@ -60,6 +60,9 @@ class FakeEngine(Engine):
     def describe(self) -> Mapping[str, Any]:
         return {}
 
+    def refuses_builds(self) -> str | None:
+        return None
+
     def image(self, reference: str) -> ImageInfo:
         if reference not in self.images:
             raise ImageNotFound(f"the image {reference} is not there", remedy="give it to the fake")

@@ -55,6 +55,9 @@ class LocalEngine(Engine):
     def describe(self) -> Mapping[str, Any]:
         return {}
 
+    def refuses_builds(self) -> str | None:
+        return "this machine itself has no images"
+
     def image(self, reference: str) -> ImageInfo:
         raise ImageNotFound(f"the local engine has no images, so {reference} cannot be used", remedy="drop --image")
 

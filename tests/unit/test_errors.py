@@ -32,7 +32,6 @@ WITHOUT_REMEDY = {
     ("engines/builders.py", "the engine refused the build"): _SAYS,
     ("images/archive.py", "the engine's archive of the image cannot be read"): _SAYS,
     ("images/base.py", "the base {} cannot be looked into: /bin/sh exits {}"): _TOLD,
-    ("engines/builders.py", "the image could not be built: {}"): _TOLD,
     ("box/entrypoint.py", "the command {} cannot be executed ({})"): "the reason in brackets is the system's own",
     ("engines/local.py", "the command has not been started"): "a mistake of reprobox's own: no user meets it",
     ("engines/fake.py", "the fake was told to fail at {}"): "for tests alone",

@@ -10,7 +10,6 @@ import pytest
 import requests
 from support.said import Said
 
-from reprobox.engines import builders
 from reprobox.engines.digests import config_digest_from_archive, config_digest_of
 from reprobox.engines.docker_store import DockerImageStore
 from reprobox.engines.store import BuildJob
@@ -296,26 +295,6 @@ def test_a_build_that_ends_without_an_image_is_an_error(tmp_path):
     with pytest.raises(BuildError, match="ended the build without an image"):
         classic([{"stream": "Step 1/1 : FROM x\n"}], tmp_path)
     assert classic([], tmp_path, {"x:1": {"Id": IMAGE_ID}})[0].engine_id == IMAGE_ID
-
-
-@pytest.mark.parametrize(
-    ("answers", "expected"),
-    [
-        ({"--version": "Docker version 28.2.2, build x", "buildx": "v0.14"}, True),
-        ({"--version": "Docker version 20.10.24+dfsg1, build x", "buildx": None}, False),
-        ({"--version": "Docker version 28.2.2, build x", "buildx": None}, None),
-    ],
-)
-def test_a_docker_client_that_speaks_buildkit_is_found_or_the_way_out_named(monkeypatch, tmp_path, answers, expected):
-    program = tmp_path / "docker"
-    program.touch(mode=0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(builders, "_answer", lambda *command: answers[command[1]])
-    if expected is None:
-        with pytest.raises(BuildError, match="buildx"):
-            builders.buildkit_client()
-    else:
-        assert builders.buildkit_client() == (str(program), expected)
 
 
 def test_the_result_is_a_versioned_document():
