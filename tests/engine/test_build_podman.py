@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import uuid
 
 import pytest
-from support.engine import config_digest
+from support.engine import config_digest, tiny_base
 from support.small_build import small_build
 
 from reprobox.engines.docker_store import DockerImageStore
-from reprobox.images.archive import CREATED, Image, load
-from reprobox.images.layers import Layer
+from reprobox.images.archive import load
 from reprobox.images.rebuild import build_twice
-from reprobox.images.wheels import sha256_of
 
 pytestmark = pytest.mark.podman
 
@@ -51,16 +48,9 @@ os.chown(top + "/x", 7, 8)
 FILES = {"Dockerfile": DOCKERFILE, "steps.py": STEPS, "a": b"content"}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def base(small_image):
-    """The small image's file system as a base that is the same in each engine."""
-    digest = f"sha256:{sha256_of(small_image.archive)}"
-    config = {
-        "architecture": "amd64", "config": {"Env": ["PATH=/usr/bin:/bin"]}, "created": CREATED, "os": "linux",
-        "history": [{"created": CREATED, "created_by": "a base"}], "rootfs": {"diff_ids": [digest], "type": "layers"},
-    }  # fmt: skip
-    layer = Layer(diff_id=digest, size=small_image.archive.stat().st_size, path=small_image.archive)
-    return Image(config=json.dumps(config).encode(), layers=(layer,))
+    return tiny_base(small_image)
 
 
 @contextlib.contextmanager
