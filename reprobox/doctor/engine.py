@@ -27,6 +27,13 @@ TRIED_API = (1, 41)
 """Docker 20.10, the oldest that reprobox's own tests run on; Podman 3.0 to 4.9 speak it as well."""
 TRIED_PODMAN = 4
 
+_STORES = {
+    "graphdriver": "the graph driver {driver}",
+    "containerd": "the containerd image store with {driver}",
+    "podman": "Podman's storage with {driver}",
+}
+"""How an engine keeps images, in words, by what ``EngineInfo.details`` calls it."""
+
 IMAGE_BYTES = {"cpu": 2 << 30, "cuda": 6 << 30}
 """What an image takes while it is built or pulled, roughly: 1 GB and 5 GB of layers, and the wheels beside them."""
 BOX_BYTES = 1 << 30
@@ -170,16 +177,19 @@ def judge_cgroups(name: str, number: str, driver: str, *, rootless: bool) -> Fin
 def storage(patient: Patient) -> Finding:
     """Look whether there is room where the engine keeps images and boxes."""
     facts = _facts(patient)
-    driver = str(facts.said.get("Driver", "")) or "a driver it does not tell"
+    details = facts.info.details
+    driver = details.get("storage_driver", "")
+    store = _STORES.get(details.get("store", ""), "{driver}").format(driver=driver or "a driver it does not tell")
     root = str(facts.said.get("DockerRootDir") or "")
     if not facts.here or not root:
-        return skipped(f"{driver}; the engine's folder is not on this machine")
+        return skipped(f"{store}; the engine's folder is not on this machine")
     try:
         there = os.statvfs(root)
     except OSError as error:
-        return skipped(f"{driver} in {root}, which cannot be looked at ({error.strerror})")
+        return skipped(f"{store} in {root}, which cannot be looked at ({error.strerror})")
     needed = BOX_BYTES if patient.image is not None else IMAGE_BYTES[patient.variant]
     return judge_space(
+        store,
         driver,
         root,
         there.f_bavail * there.f_frsize,
@@ -188,9 +198,12 @@ def storage(patient: Patient) -> Finding:
     )
 
 
-def judge_space(driver: str, root: str, free: int, needed: int, *, inodes: int | None = None) -> Finding:
-    """Judge the room in an engine's folder: ``free`` and ``needed`` bytes, and files that can still be made."""
-    seen = f"{driver} in {root}, {human_size(free)} free"
+def judge_space(store: str, driver: str, root: str, free: int, needed: int, *, inodes: int | None = None) -> Finding:
+    """Judge the room in an engine's folder: ``free`` and ``needed`` bytes, and files that can still be made.
+
+    :param store: how it keeps images, in words, with the storage ``driver`` that does it.
+    """
+    seen = f"{store} in {root}, {human_size(free)} free"
     room = "make room: `docker system prune` removes what nothing uses"
     if free < NO_BYTES:
         return fail(f"{seen}: too little to start a box", room)

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from reprobox.doctor.patient import Patient
 
 __all__ = [
-    "buildx",
     "cache",
     "claims",
     "clock",
@@ -205,20 +204,6 @@ def judge_git(root: str, code: int | None, said: str) -> Finding:
         )
     last = next((line for line in reversed(said.splitlines()) if line.strip()), f"exit code {code}")
     return warn(f"git cannot read {root}, so that runs record no commit ({last.strip()})", "see what `git status` says")
-
-
-def buildx(patient: Patient) -> Finding:
-    """Look whether `reprobox build --builder buildkit` has what it takes; the default builder needs nothing."""
-    if patient.facts is not None and patient.facts.info.name != "docker":
-        return skipped("only Docker builds the image")
-    from reprobox.errors import BuildError
-    from reprobox.images.builders import buildkit_client
-
-    try:
-        program, has_buildx = buildkit_client()
-    except BuildError as error:
-        return ok(f"{error.message.partition(': ')[2] or error.message}; the engine's classic builder does without")
-    return ok(f"{program} {'with the plugin buildx' if has_buildx else 'speaks BuildKit itself'}")
 
 
 def python(patient: Patient) -> Finding:

@@ -38,16 +38,9 @@ class EngineFacts:
     def of(cls, engine: Engine, note: str | None = None) -> EngineFacts:
         """Ask ``engine``. :raises EngineUnavailable: when it does not answer."""
         info = engine.info()
-        client = getattr(engine, "client", None)
-        if client is None:
-            return cls(info=info, note=note)
-        from reprobox.engines.connection import UNIX_SOCKET, engine_errors
-
-        with engine_errors("describe itself"):
-            said = client.info()
-        # A socket may lead into a virtual machine (Docker Desktop) or, by ssh, anywhere.
-        here = client.api.base_url == UNIX_SOCKET and said.get("KernelVersion") == platform.release()
-        return cls(info=info, said=said, here=here, note=note)
+        # A socket of this machine may lead into a virtual machine (Docker Desktop) or, by ssh, anywhere.
+        elsewhere = "host" in info.details or info.details.get("kernel", platform.release()) != platform.release()
+        return cls(info=info, said=engine.describe(), here=not elsewhere, note=note)
 
     @property
     def rootless(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reprobox.doctor import box, engine, gpu, image, machine, network
+from reprobox.doctor import box, builder, engine, gpu, image, machine, network
 from reprobox.doctor.check import Check
 from reprobox.doctor.patient import a_container_engine, gpus_at_all, gpus_to_use, the_local_engine
 
@@ -28,6 +28,7 @@ CHECKS: tuple[Check, ...] = (
     Check(name="image", look=image.image, needs=("engine",), only=a_container_engine, seconds=8),
     Check(name="lock", look=image.lock, needs=("engine", "image"), only=a_container_engine),
     Check(name="storage", look=engine.storage, needs=("engine",), only=a_container_engine),
+    Check(name="builder", look=builder.builder, needs=("engine",), only=a_container_engine),
     Check(
         name="cuda",
         look=gpu.cuda,
@@ -69,7 +70,6 @@ CHECKS: tuple[Check, ...] = (
     Check(name="project", look=machine.project),
     Check(name="cache", look=machine.cache),
     Check(name="git", look=machine.git),
-    Check(name="buildx", look=machine.buildx, needs=("engine",), only=a_container_engine),
     Check(name="clock", look=machine.clock),
     Check(name="proxies", look=network.proxies),
     Check(name="certificates", look=network.certificates),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 from reprobox.errors import EngineError
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from reprobox.engines.splice import Delivered
+    from reprobox.engines.store import ImageStore
 
 __all__ = [
     "GPUS_LABEL",
@@ -301,9 +302,17 @@ class Engine(Protocol):
     name: str
     isolates: bool
     """Whether a box has a file system, users and processes of its own (the local engine's has not)."""
+    store: ImageStore | None
+    """Where it keeps images; ``None`` for an engine that has none."""
 
     def info(self) -> EngineInfo:
         """Say which engine answers. :raises EngineUnavailable: when none does."""
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return all that it says of itself: the answer of a Docker or Podman to ``/info``; empty for other engines."""
+
+    def refuses_builds(self) -> str | None:
+        """Return why it does not build images through its API, in its own words; ``None`` where it does."""
 
     def image(self, reference: str) -> ImageInfo:
         """Look up an image. :raises ImageNotFound: when the engine does not have it."""

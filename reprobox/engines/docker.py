@@ -12,7 +12,7 @@ import docker.errors
 import docker.types
 
 import docker
-from reprobox.engines import transfer
+from reprobox.engines import classic
 from reprobox.engines.base import (
     GPUS_LABEL,
     NEVER_STARTED_SECONDS,
@@ -28,13 +28,16 @@ from reprobox.engines.base import (
 from reprobox.engines.connection import UNIX_SOCKET, NoSuchThing, connect, engine_errors
 from reprobox.engines.creation import create_arguments
 from reprobox.engines.devices import device_request, gpu_way
-from reprobox.engines.digests import config_digest
+from reprobox.engines.digests import has_containerd_store
 from reprobox.engines.docker_box import DockerBox
+from reprobox.engines.docker_store import DockerImageStore
 from reprobox.errors import EngineError, EngineUnavailable, ImageNotFound
 from reprobox.reference import parse as parse_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+    from reprobox.engines.store import ImageStore
 
 LATE_CREATION_SECONDS = 3
 
@@ -53,15 +56,29 @@ _ALIVE: dict[str, Literal["running", "paused", "restarting"]] = {
 }
 
 
-def identity(info: Mapping[str, Any], version: Mapping[str, Any]) -> str:
-    """Return what tells an engine that answered so to ``/info`` and ``/version`` from others, at whatever address it is.
+def identity(info: Mapping[str, Any]) -> str:
+    """Return what tells an engine that answered so to ``/info`` from others, at whatever address it is.
 
     Its boxes are in its storage folder: before Docker 23 two daemons of one machine have one ``ID``, from one key file.
     Podman makes up another ``ID`` for each answer, so its machine's name stands for it.
     """
-    is_podman = any(part.get("Name") == "Podman Engine" for part in version.get("Components") or ())
-    name = info.get("Name" if is_podman else "ID")
+    name = info.get("Name" if is_podman(info) else "ID")
     return f"{name}:{info.get('DockerRootDir', '')}" if name else ""
+
+
+def is_podman(info: Mapping[str, Any]) -> bool:
+    """Tell whether what answered so to ``/info`` is a Podman, which alone names the builder in it."""
+    return "BuildahVersion" in info
+
+
+def image_store(info: Mapping[str, Any]) -> str:
+    """Return how an engine that answered so to ``/info`` keeps images: ``podman``, ``containerd`` or ``graphdriver``.
+
+    Source: ``DriverStatus`` in docs.docker.com/engine/storage/containerd.
+    """
+    if is_podman(info):
+        return "podman"
+    return "containerd" if has_containerd_store(info) else "graphdriver"
 
 
 @dataclass(frozen=True)
@@ -89,8 +106,12 @@ class DockerEngine(Engine):
         return connect()
 
     @cached_property
+    def store(self) -> ImageStore:  # type: ignore[override]  # an attribute that connects when it is asked for
+        return DockerImageStore(self.client, lambda: self._described)
+
+    @cached_property
     def _described(self) -> dict[str, Any]:
-        """What the engine answers to ``GET /info``."""
+        """What the engine answers to ``GET /info``, asked once."""
         with engine_errors("describe itself"):
             described: dict[str, Any] = self.client.info()
         return described
@@ -103,14 +124,13 @@ class DockerEngine(Engine):
     @cached_property
     def _info(self) -> EngineInfo:
         info = self._described
-        with engine_errors("describe itself"):
-            version = self.client.version()
         return EngineInfo(
             name=self.name,
-            version=str(version["Version"]),
+            version=str(info.get("ServerVersion", "")),
             details={
-                "id": identity(info, version),
-                "api": str(version["ApiVersion"]),
+                "id": identity(info),
+                "api": self.client.api.api_version,  # docker-py has asked for it when it connected
+                "store": image_store(info),
                 "storage_driver": str(info.get("Driver", "")),
                 "cgroup_driver": str(info.get("CgroupDriver", "")),
                 "cgroup_version": str(info.get("CgroupVersion", "")),
@@ -123,30 +143,33 @@ class DockerEngine(Engine):
     def info(self) -> EngineInfo:
         return self._info
 
+    def describe(self) -> Mapping[str, Any]:
+        return self._described
+
+    def refuses_builds(self) -> str | None:
+        return classic.refusal(self.client)
+
     def gpus_through(self, info: Mapping[str, Any]) -> str:
         """Return how this engine, which answered ``info``, is asked for GPUs."""
         return str(gpu_way(info, local=self._is_local))
 
     def image(self, reference: str) -> ImageInfo:
-        try:
-            with engine_errors(f"look up the image {reference}"):
-                found = self.client.images.get(reference)
-        except NoSuchThing as error:
+        found = self.store.find(reference)
+        if found is None:
             raise ImageNotFound(
                 f"the image {reference} is not on this machine",
                 remedy=f"fetch it with `docker pull {reference}`, or build reprobox's own with `reprobox build`",
-            ) from error
-        attributes = found.attrs
+            )
         return ImageInfo(
-            engine_id=str(found.id),
-            image_id=config_digest(self.client, str(found.id)),
-            repo_digests=tuple(attributes.get("RepoDigests") or ()),
-            labels=dict((attributes.get("Config") or {}).get("Labels") or {}),
+            engine_id=found.engine_id,
+            image_id=self.store.image_id(found),
+            repo_digests=found.repo_digests,
+            labels=found.labels,
         )
 
     def pull(self, reference: str, progress: Callable[[str], None], platform: str | None = None) -> ImageInfo:
         wanted = parse_reference(reference)
-        digest = transfer.pull(self.client, wanted, _Told(progress), platform=platform)
+        digest = self.store.pull(wanted, _Told(progress), platform=platform)
         # By digest: the tag may still name an older image, or by now somebody else's.
         return self.image(f"{wanted.name}@{digest}")
 

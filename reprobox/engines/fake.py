@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from reprobox.engines.base import (
     GPUS_LABEL,
@@ -22,6 +22,8 @@ from reprobox.errors import EngineError, ImageNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from reprobox.engines.store import ImageStore
 
 __all__ = ["FakeBox", "FakeEngine", "Script"]
 
@@ -46,6 +48,7 @@ class FakeEngine(Engine):
 
     name: str = "fake"
     isolates: bool = True
+    store: ImageStore | None = None
     script: Script = field(default_factory=Script)
     images: Mapping[str, ImageInfo] = field(default_factory=dict)
     boxes: list[FakeBox] = field(default_factory=list)
@@ -53,6 +56,12 @@ class FakeEngine(Engine):
 
     def info(self) -> EngineInfo:
         return EngineInfo(name=self.name, version="0")
+
+    def describe(self) -> Mapping[str, Any]:
+        return {}
+
+    def refuses_builds(self) -> str | None:
+        return None
 
     def image(self, reference: str) -> ImageInfo:
         if reference not in self.images:

@@ -20,14 +20,14 @@ import sys
 import termios
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import reprobox.box
 from reprobox.engines.base import Box, BoxSpec, Engine, EngineInfo, Exit, FoundBox, GpuBox, ImageInfo, Stream
 from reprobox.errors import EngineError, ImageNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 STOP_GRACE_SECONDS = 10
 
@@ -47,9 +47,16 @@ class LocalEngine(Engine):
 
     name = "local"
     isolates = False
+    store = None
 
     def info(self) -> EngineInfo:
         return EngineInfo(name=self.name, version=platform.python_version(), details={"python": sys.executable})
+
+    def describe(self) -> Mapping[str, Any]:
+        return {}
+
+    def refuses_builds(self) -> str | None:
+        return "this machine itself has no images"
 
     def image(self, reference: str) -> ImageInfo:
         raise ImageNotFound(f"the local engine has no images, so {reference} cannot be used", remedy="drop --image")

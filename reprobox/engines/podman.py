@@ -61,7 +61,7 @@ class PodmanEngine(DockerEngine):
     @cached_property
     def rootless(self) -> bool:
         """Whether its boxes run without root: then the box's user must be mapped to the caller."""
-        return bool(self.client.info().get("Rootless"))
+        return bool(self._described.get("Rootless"))
 
     def gpus_through(self, info: Mapping[str, Any]) -> str:
         del info
@@ -117,7 +117,7 @@ class PodmanEngine(DockerEngine):
         except ImageNotFound as error:
             raise ImageNotFound(
                 error.message,
-                remedy=f"fetch it with `podman pull {reference}`, or copy it from Docker",
+                remedy=f"fetch it with `podman pull {reference}`, or build reprobox's own: reprobox build --engine podman",
                 detail=error.detail,
             ) from error
 
@@ -211,7 +211,10 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _answers(address: str) -> bool:
-    with contextlib.suppress(docker.errors.DockerException):
-        docker.DockerClient(base_url=address, version="auto", timeout=5).close()
-        return True
+    # Any version, so that it is not asked for its own; every Podman that has this API speaks this one.
+    with (
+        contextlib.suppress(docker.errors.DockerException, requests.exceptions.RequestException),
+        contextlib.closing(docker.DockerClient(base_url=address, version="1.40", timeout=5)) as client,
+    ):
+        return bool(client.ping())
     return False

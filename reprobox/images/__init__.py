@@ -7,8 +7,9 @@ image's name costs a start of the command line nothing.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any
 
+from reprobox.engines.store import Builder, Reporter
 from reprobox.errors import UsageError
 from reprobox.images.sources import Variant, input_digest, local_tag
 from reprobox.reference import parse
@@ -16,7 +17,7 @@ from reprobox.reference import parse
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import docker
+    from reprobox.engines.store import ImageStore
 
 __all__ = [
     "BuildRequest",
@@ -25,25 +26,9 @@ __all__ = [
     "Reporter",
     "Variant",
     "build",
-    "config_digest",
     "input_digest",
     "local_tag",
 ]
-
-Builder = Literal["classic", "buildkit"]
-
-
-class Reporter(Protocol):
-    """Where a build says what it does; the caller decides what a person sees of it."""
-
-    def say(self, line: str) -> None:
-        """Take one sentence for the person who asked for the build."""
-
-    def progress(self, label: str, done: int, total: int | None) -> None:
-        """Take how far a long step is: ``done`` of ``total`` (None: not known), bytes or steps as ``label`` says."""
-
-    def log(self, line: str) -> None:
-        """Take one line of what a tool (the builder, pip, mmdebstrap) wrote."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +42,7 @@ class BuildRequest:
     :param tag: one more name for the image, beside :func:`local_tag`.
     :param name: what it is called on this machine; :func:`local_tag` by default.
     :param offline: take wheels and packages from this machine alone; False by default.
-    :param builder: ``classic`` (default, the engine's own) or ``buildkit``.
+    :param builder: ``classic`` (the engine's own) or ``buildkit``; None (default) is the first that the engine takes.
     :param no_cache: build every step again even if the image is already there; False by default.
     :param compiler: have the C++ compiler that torch.compile needs in the image; True by default.
     """
@@ -68,7 +53,7 @@ class BuildRequest:
     tag: str | None = None
     name: str | None = None
     offline: bool = False
-    builder: Builder = "classic"
+    builder: Builder | None = None
     no_cache: bool = False
     compiler: bool = True
 
@@ -84,9 +69,9 @@ class BuildResult:
 
     ``image_id`` is the OCI config digest and ``engine_id`` what the engine calls the image; they differ on engines with
     the containerd image store. ``builder`` is who built it, and ``way`` how it came to be the same on every machine
-    (``classic+normalised``, ``buildkit+normalised``); both are None for a reused image. ``base`` is what the image
-    records of its base (``sha256:…`` or ``bootstrap@sha256:…``), ``input`` the :func:`input_digest`, ``lock`` the
-    SHA-256 of the lock file, ``seconds`` wall time. ``verification`` is what building twice showed (see
+    (``classic+normalised``, ``buildkit+normalised``); both are None where no Dockerfile was carried out. ``base`` is what
+    the image records of its base (``sha256:…`` or ``bootstrap@sha256:…``), ``input`` the :func:`input_digest`, ``lock``
+    the SHA-256 of the lock file, ``seconds`` wall time. ``verification`` is what building twice showed (see
     :func:`reprobox.images.rebuild.build_verified`), and None where that was not asked for.
     """
 
@@ -108,7 +93,7 @@ class BuildResult:
         return {"schema": "reprobox.build/1", **asdict(self), "seconds": round(self.seconds, 3)}
 
 
-def build(request: BuildRequest, *, client: docker.DockerClient, report: Reporter) -> BuildResult:
+def build(request: BuildRequest, *, store: ImageStore, report: Reporter) -> BuildResult:
     """Build the image of ``request``, or return the one that is already there with the same inputs.
 
     :raises UsageError: ``base`` is not an image reference.
@@ -118,15 +103,4 @@ def build(request: BuildRequest, *, client: docker.DockerClient, report: Reporte
     """
     from reprobox.images.pipeline import run_build
 
-    return run_build(request, client=client, report=report)
-
-
-def config_digest(client: docker.DockerClient, image: str) -> str:
-    """Return the OCI config digest (``sha256:…``) of ``image``, a name or an engine id.
-
-    :raises ImageNotFound: the engine does not have it.
-    :raises EngineError: the engine's archive of it cannot be read.
-    """
-    from reprobox.engines.digests import config_digest as compute
-
-    return compute(client, image)
+    return run_build(request, store=store, report=report)

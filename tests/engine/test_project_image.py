@@ -11,6 +11,7 @@ from docker.errors import ImageNotFound
 from support.said import Said
 from support.wheel import make_sdist, make_wheel
 
+from reprobox.engines.docker_store import DockerImageStore
 from reprobox.errors import ArtefactError, BuildError
 from reprobox.images import BuildRequest
 from reprobox.images.lockmodel import Inputs, Lock, Missing
@@ -49,7 +50,7 @@ def built(docker_client, image, house):
     def build(lock, **more):
         tags.append(project_tag(lock, "cpu"))
         request = BuildRequest(variant="cpu", wheelhouses=(folder,), **more)
-        return build_project(lock, request, client=docker_client, report=Said())
+        return build_project(lock, request, store=DockerImageStore(docker_client), report=Said())
 
     yield build
     for tag in dict.fromkeys(tags):

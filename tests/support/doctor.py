@@ -7,6 +7,7 @@ import functools
 import http.client
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -137,10 +138,16 @@ def cuda_image(daemon, tag, *, answer=0, library=True, torch="2.9.1+cu130", prot
 
 
 class Rewritten:
-    """An engine whose answers to ``/info`` and ``/version`` are changed on their way; all else goes through untouched."""
+    """An engine whose answers to ``/info`` and ``/version`` are changed on their way; all else goes through untouched.
 
-    def __init__(self, upstream, info=None, version=None):
+    ``without_builder`` is what one says that has no classic builder: BuildKit asks for a build of version 2, or by gRPC.
+    ``asked`` keeps the last part of each path.
+    """
+
+    def __init__(self, upstream, info=None, version=None, *, without_builder=None):
         self.upstream = str(upstream)
+        self.without_builder = without_builder
+        self.asked = []
         self.changes = {"info": info or {}, "version": version or {}}
         self.folder = Path(tempfile.mkdtemp(prefix="reprobox-rewritten-"))
         self.folder.chmod(0o755)
@@ -173,6 +180,10 @@ class Rewritten:
                     return
                 head += data
             name = head.split()[1].decode().rpartition("/")[2]
+            self.asked.append(name)
+            if self.without_builder and name.startswith("build?") and "version=2" not in name:
+                self._refuse(client, head)
+                return
             if name in self.changes and head.startswith(b"GET"):
                 self._answer(client, head.split()[1].decode(), self.changes[name])
                 return
@@ -192,7 +203,17 @@ class Rewritten:
         connection.request("GET", path)
         body = json.dumps({**json.loads(connection.getresponse().read()), **changes}).encode()
         connection.close()
-        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        self._say(client, "200 OK", body)
+
+    def _refuse(self, client, head):
+        length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])
+        left = length - len(head.partition(b"\r\n\r\n")[2])
+        while left > 0 and (data := client.recv(1 << 16)):
+            left -= len(data)
+        self._say(client, "400 Bad Request", json.dumps({"message": self.without_builder}).encode())
+
+    def _say(self, client, status, body):
+        head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         client.sendall(head.encode() + body)
 
 

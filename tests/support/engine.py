@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import functools
+import os
 
 import pytest
 
 from reprobox.engines.connection import connect
+from reprobox.engines.docker_store import DockerImageStore
 from reprobox.errors import EngineUnavailable
 from reprobox.images import BuildRequest, build
 from reprobox.runs.plan import RUN_LABEL
 from support.said import Said
+
+
+def missing(reason):
+    """Skip, with the reason, what needs a thing that this machine has not; in CI that is a failure."""
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
 
 
 @functools.cache
@@ -23,7 +30,7 @@ def connected_client():
 
 @functools.cache
 def built_image(client):
-    return build(BuildRequest(variant="cpu"), client=client, report=Said()).engine_id
+    return build(BuildRequest(variant="cpu"), store=DockerImageStore(client), report=Said()).engine_id
 
 
 def boxes_left(client, run_ids):
@@ -47,3 +54,9 @@ def finish(box):
         box.start()
         box.stream(write, print)
         return box.wait(), seen["stdout"], seen["stderr"]
+
+
+def config_digest(client, name):
+    """Return the config digest of an image of the engine."""
+    store = DockerImageStore(client)
+    return store.image_id(store.inspect(name))

@@ -11,7 +11,7 @@ import pytest
 import requests.exceptions
 
 from reprobox.engines import docker_box
-from reprobox.engines.docker import DockerEngine, identity
+from reprobox.engines.docker import DockerEngine, identity, image_store
 from reprobox.engines.docker_box import DockerBox
 from reprobox.engines.splice import Delivered
 from reprobox.errors import EngineError, EngineUnavailable
@@ -251,15 +251,25 @@ def test_a_stop_takes_the_time_that_the_box_was_made_with_and_none_is_a_time_too
     assert api.calls == [("stop", seconds)]
 
 
-PODMAN = {"Components": [{"Name": "Podman Engine"}, {"Name": "Conmon"}]}
-
-
 def test_an_engine_is_known_by_its_id_and_storage_and_podman_by_its_machine_and_storage():
     docker_info = {"ID": "QDKQ:6PWY", "Name": "m", "DockerRootDir": "/var/lib/docker"}
-    assert identity(docker_info, {"Components": [{"Name": "Engine"}]}) == "QDKQ:6PWY:/var/lib/docker"
-    podman_infos = [{"ID": made_up, "Name": "m", "DockerRootDir": "/storage"} for made_up in "ab"]
-    assert {identity(info, PODMAN) for info in podman_infos} == {"m:/storage"}
-    assert identity({}, {}) == ""
+    assert identity(docker_info) == "QDKQ:6PWY:/var/lib/docker"
+    podman_info = {"Name": "m", "DockerRootDir": "/storage", "BuildahVersion": "1.28.2"}
+    assert {identity({**podman_info, "ID": made_up}) for made_up in "ab"} == {"m:/storage"}
+    assert identity({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("info", "store"),
+    [
+        ({"Driver": "overlay2", "DriverStatus": [["Backing Filesystem", "extfs"]]}, "graphdriver"),
+        ({"Driver": "overlayfs", "DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]]}, "containerd"),
+        ({"Driver": "overlay", "DriverStatus": None, "BuildahVersion": "1.28.2"}, "podman"),
+        ({}, "graphdriver"),
+    ],
+)
+def test_how_an_engine_keeps_images_is_read_from_what_it_says_of_itself(info, store):
+    assert image_store(info) == store
 
 
 def test_a_box_that_an_engine_finds_is_a_found_one():

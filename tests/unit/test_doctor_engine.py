@@ -6,10 +6,12 @@ import hashlib
 
 import pytest
 
+from reprobox.doctor.builder import judge_builder
 from reprobox.doctor.engine import judge_cgroups, judge_space, judge_subordinate, judge_version
 from reprobox.doctor.image import cuda_of, judge_lock, own_lock
 from reprobox.doctor.patient import EngineFacts
 from reprobox.engines import EngineInfo
+from reprobox.errors import BuildError
 
 GIB = 1 << 30
 
@@ -62,9 +64,29 @@ def test_control_groups_that_keep_no_limits_are_warned_of(version, driver, rootl
     ],
 )
 def test_an_engines_room_is_judged_by_what_it_needs(free, inodes, driver, verdict):
-    finding = judge_space(driver, "/var/lib/docker", free, 2 * GIB, inodes=inodes)
+    finding = judge_space(f"the graph driver {driver}", driver, "/var/lib/docker", free, 2 * GIB, inodes=inodes)
     assert finding.verdict == verdict
     assert (finding.remedy is None) == (verdict == "ok")
+
+
+def test_the_builder_is_named_and_none_at_all_is_warned_of_with_the_package_to_install():
+    buildx, itself = ("/usr/bin/docker", "v0.29.1"), ("/usr/bin/docker", None)
+    none = BuildError("BuildKit cannot be used: no docker client is installed", remedy="install buildx: docker-buildx")
+
+    def judged(refused, buildkit):
+        finding = judge_builder(refused, buildkit)
+        return finding.verdict, finding.seen, finding.remedy
+
+    assert judged(None, buildx) == (
+        "ok", "the engine's classic builder; BuildKit through buildx v0.29.1 (/usr/bin/docker)", None,
+    )  # fmt: skip
+    assert judged(None, itself)[:2] == ("ok", "the engine's classic builder; BuildKit through /usr/bin/docker itself")
+    assert judged(None, none)[0] == "ok"
+    assert judged("it is gone", buildx)[0::2] == ("ok", None)
+    assert judged("it is gone", buildx)[1].startswith("BuildKit through buildx v0.29.1 (/usr/bin/docker); ")
+    verdict, seen, remedy = judged("it is gone", none)
+    assert (verdict, remedy) == ("warn", "install buildx: docker-buildx")
+    assert "(it is gone)" in seen
 
 
 def test_a_rootless_engines_user_needs_ids_in_both_files_and_a_program():

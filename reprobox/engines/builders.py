@@ -9,34 +9,25 @@ import subprocess
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO, TYPE_CHECKING, Final
 
+from reprobox.engines import classic
 from reprobox.engines.digests import patient
 from reprobox.errors import BuildError, EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import docker
-    from reprobox.images import Reporter
+    from reprobox.engines.store import Builder, BuildJob, Reporter
 
 _TAIL: Final = 40  # lines of the log that an error keeps
 _STEP: Final = re.compile(r"Step (\d+)/(\d+) : ")
-_BUILT: Final = re.compile(r"Successfully built ([0-9a-f]{12,64})")
 _ANSI: Final = re.compile(r"\x1b\[[0-9;]*m")
 _FIRST_WITHOUT_BUILDKIT: Final = 23  # docker clients from 23.0 on need the buildx plugin to speak BuildKit
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildJob:
-    """One build for either builder: the context tar (on disk), the ARGs, the name, the steps' network, the cache."""
-
-    context: IO[bytes]
-    args: Mapping[str, str]
-    tag: str
-    network: str
-    no_cache: bool
+_CLIENT_IS_TOO_OLD: Final = re.compile("failed to read downloaded context|client version .* is too old")
+"""What is said where a docker client's own BuildKit meets a newer engine, the containerd image store's above all."""
+_INSTALL_BUILDX: Final = (
+    "install buildx: the package docker-buildx of Debian and Ubuntu, or docker-buildx-plugin of Docker's own packages"
+)
 
 
 @dataclass(kw_only=True)
@@ -52,21 +43,41 @@ class _Log:
                 self.tail.append(line.rstrip())
                 self.report.log(line.rstrip())
 
-    def failed(self, why: str) -> BuildError:
-        return BuildError(f"the image could not be built: {why}", detail="\n".join(self.tail))
+    def failed(self, why: str, remedy: str | None = None) -> BuildError:
+        return BuildError(f"the image could not be built: {why}", remedy=remedy, detail="\n".join(self.tail))
 
 
-def build_classic(job: BuildJob, *, client: docker.DockerClient, report: Reporter) -> str:
-    """Build with the engine's own builder and return the id of the image that came out.
+def choose_builder(wanted: Builder | None, *, client: docker.DockerClient, report: Reporter) -> Builder:
+    """Return who builds: whom a person ``wanted``, or the classic builder, or BuildKit where the engine refuses that.
 
-    The id is read from the answer and never from the tag, which another build may have moved meanwhile.
+    :raises BuildError: the engine refuses the one that is wanted, or nothing here speaks BuildKit.
+    """
+    if wanted == "buildkit":
+        buildkit_client()
+        return wanted
+    refused = classic.refusal(client)
+    if refused is None:
+        return "classic"
+    without = f"the engine does not build with its classic builder ({refused})"
+    if wanted == "classic":
+        raise BuildError(without, remedy="drop --builder, and BuildKit builds where buildx is installed")
+    try:
+        buildkit_client()
+    except BuildError as error:
+        raise BuildError(f"{without}, and {error.message}", remedy=_INSTALL_BUILDX) from error
+    report.say(f"{without}; BuildKit builds instead")
+    return "buildkit"
+
+
+def build_classic(job: BuildJob, *, client: docker.DockerClient, report: Reporter) -> None:
+    """Build with the engine's own builder.
 
     :raises BuildError: a step failed.
     :raises EngineError: the engine refused the build.
     """
     import docker.errors
 
-    log, built = _Log(report=report), ""
+    log = _Log(report=report)
     try:
         with patient(client), _CountedFile(job.context, report) as context:
             for message in client.api.build(
@@ -80,64 +91,55 @@ def build_classic(job: BuildJob, *, client: docker.DockerClient, report: Reporte
                 log.take(text)
                 if step := _STEP.match(text):
                     report.progress("building", int(step[1]), int(step[2]))
-                if found := _BUILT.search(text):
-                    built = built or found[1]
-                if isinstance(message.get("aux"), dict):
-                    built = message["aux"].get("ID", built)
-            if not built:
-                raise log.failed("the engine ended the build without naming an image")
-            return str(client.images.get(built).attrs["Id"])
     except docker.errors.APIError as error:
         raise EngineError("the engine refused the build", detail=str(error.explanation or error)) from error
 
 
-def build_buildkit(job: BuildJob, *, client: docker.DockerClient, report: Reporter) -> str:
-    """Build with the BuildKit of the engine, through a docker client that speaks it, and return the image's id.
+def build_buildkit(job: BuildJob, *, client: docker.DockerClient, report: Reporter) -> None:
+    """Build with the BuildKit of the engine, through a docker client that speaks it.
 
     :raises BuildError: no such client is installed, or a step failed.
     """
-    program, has_buildx = buildkit_client()
+    program, buildx = buildkit_client()
     log = _Log(report=report)
-    with TemporaryDirectory(prefix="reprobox-") as made:
-        id_file = Path(made) / "id"
-        command = [program, "build", "--progress=plain", "--iidfile", str(id_file)]
-        command += ["--tag", job.tag, "--network", job.network]
-        command += [part for name, value in job.args.items() for part in ("--build-arg", f"{name}={value}")]
-        command += ["--no-cache"] if job.no_cache else []
-        command += ["--load", "--provenance=false"] if has_buildx else []
-        with subprocess.Popen(
-            [*command, "-"], stdin=job.context, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            errors="replace", env=os.environ | _daemon_of(client) | {"DOCKER_BUILDKIT": "1"},
-        ) as process:  # fmt: skip
-            for line in process.stdout or ():
-                log.take(line)
-        if process.returncode or not id_file.is_file():
-            raise log.failed(_short(next((line for line in reversed(log.tail) if line), "no output")))
-        return id_file.read_text(encoding="ascii").strip()
+    command = [program, "build", "--progress=plain", "--tag", job.tag, "--network", job.network]
+    command += [part for name, value in job.args.items() for part in ("--build-arg", f"{name}={value}")]
+    command += ["--no-cache"] if job.no_cache else []
+    command += ["--load", "--provenance=false"] if buildx else []
+    with subprocess.Popen(
+        [*command, "-"], stdin=job.context, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        errors="replace", env=os.environ | _daemon_of(client) | {"DOCKER_BUILDKIT": "1"},
+    ) as process:  # fmt: skip
+        for line in process.stdout or ():
+            log.take(line)
+    if process.returncode:
+        too_old = buildx is None and any(_CLIENT_IS_TOO_OLD.search(line) for line in log.tail)
+        why = _short(next((line for line in reversed(log.tail) if line), "no output"))
+        raise log.failed(why, _INSTALL_BUILDX if too_old else None)
 
 
-def buildkit_client() -> tuple[str, bool]:
-    """Return the docker client to build with, and whether it has buildx.
+def buildkit_client() -> tuple[str, str | None]:
+    """Return the docker client to build with, and the version of its buildx; None where it speaks BuildKit itself.
 
-    Up to 22 the client speaks BuildKit itself; later ones leave it to the buildx plugin.
+    Up to 22 the client does; later ones leave it to the buildx plugin. One with buildx goes before one without.
 
     :raises BuildError: there is no client that can.
     """
     folders = [*os.environ.get("PATH", os.defpath).split(os.pathsep), "/usr/bin"]
-    seen = []
+    itself: list[str] = []
+    without: list[str] = []
     for program in dict.fromkeys(str(Path(folder) / "docker") for folder in folders if folder):
         if not os.access(program, os.X_OK):
             continue
-        if _answer(program, "buildx", "version") is not None:
-            return program, True
+        if (buildx := _answer(program, "buildx", "version")) is not None:
+            return program, next(iter(buildx.split()[1:]), "of an unknown version")
         version = re.search(r"version (\d+)\.", _answer(program, "--version") or "")
-        if version and int(version[1]) < _FIRST_WITHOUT_BUILDKIT:
-            return program, False
-        seen.append(program)
-    why = f"{', '.join(seen)} lacks the buildx plugin" if seen else "no docker client is installed"
-    raise BuildError(
-        f"BuildKit cannot be used: {why}", remedy="install docker-buildx, or build with the classic builder"
-    )
+        speaks = version and int(version[1]) < _FIRST_WITHOUT_BUILDKIT
+        (itself if speaks else without).append(program)
+    if itself:
+        return itself[0], None
+    why = f"{', '.join(without)} lacks the buildx plugin" if without else "no docker client is installed"
+    raise BuildError(f"BuildKit cannot be used: {why}", remedy=_INSTALL_BUILDX)
 
 
 def _answer(*command: str) -> str | None:
