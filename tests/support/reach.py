@@ -47,9 +47,14 @@ RANDOM_HASH = "import random; print(random.random(), hash('reprobox'))\n"
 NUMPY = "import random, numpy; print(random.random(), numpy.random.rand())\n"
 NUMPY_HASH = "import random, numpy; print(random.random(), numpy.random.rand(), hash('reprobox'))\n"
 
+TORCH_HASH = (
+    "import random, numpy, torch; print(random.random(), numpy.random.rand(), torch.rand(1).item(), hash('reprobox'))\n"
+)
+
 RANKS = """\
-import os, random, numpy
-os.write(1, f"{os.environ['RANK']} {random.random()} {numpy.random.rand()} {hash('reprobox')}\\n".encode())
+import os, random, numpy, torch
+drawn = random.random(), numpy.random.rand(), torch.rand(1).item(), hash("reprobox")
+os.write(1, f"{os.environ['RANK']} {drawn}\\n".encode())
 """
 
 PYTEST = """\
@@ -238,8 +243,15 @@ KERNEL_ROW = Row(
 )
 
 REACH = (
-    Row(name="python", command=("python", "draws.py"), files=DRAWS),
+    Row(name="python", command=("python", "draws.py"), files={"draws.py": TORCH_HASH}),
     Row(name="python -m", command=("python", "-m", "draws"), files=DRAWS),
+    Row(name="python -c", command=("python", "-c", NUMPY_HASH)),
+    Row(name="sh -c", command=("sh", "-c", "exec python draws.py"), files=DRAWS),
+    Row(
+        name="a child",
+        command=("python", "-c", "import subprocess; subprocess.run(['python', 'draws.py'], check=True)"),
+        files=DRAWS,
+    ),
     Row(name="shebang", command=("./draws",), files={"draws": "#!/usr/bin/env python\n" + NUMPY_HASH}),
     Row(name="the base interpreter", command=("BASE_PYTHON", "-c", RANDOM_HASH)),
     Row(name="a venv", command=venv("", "python draws.py"), files={"draws.py": RANDOM_HASH}),
