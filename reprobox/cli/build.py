@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from reprobox.cli.console import BuildConsole
-from reprobox.cli.options import JsonOption, QuietOption
+from reprobox.cli.options import EngineOption, JsonOption, QuietOption
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import docker
+    from reprobox.engines.store import ImageStore
     from reprobox.images import BuildResult
     from reprobox.images.lockmodel import Lock
 
@@ -66,6 +66,7 @@ def build(
     provenance: Annotated[
         Path | None, typer.Option("--provenance", metavar="FILE", help="Write what it was made of: in-toto, SLSA.")
     ] = None,
+    engine: EngineOption = None,
     as_json: JsonOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the builder's own output.")] = False,
     quiet: QuietOption = False,
@@ -74,7 +75,7 @@ def build(
 
     In a project with a reprobox.lock, the project's own image, of exactly what the lock names.
     """
-    from reprobox.engines.connection import connect
+    from reprobox.cli.sharing import Sharing
     from reprobox.images import BuildRequest
 
     found = None if base is not None else _lock()
@@ -89,17 +90,17 @@ def build(
         no_cache=no_cache,
         compiler=not no_compiler,
     )
-    with BuildConsole(verbose=verbose, quiet=quiet) as console:
-        client = connect()
+    sharing = Sharing.begin(engine, quiet=quiet)
+    with BuildConsole(verbose=verbose, quiet=sharing.quiet) as console:
         make = _maker(found, verify=verify)
-        result = make(request, client=client, report=console)
+        result = make(request, store=sharing.store, report=console)
         _say_verdict(result, console)
         if found is not None:
-            _note(found[0], result, client, console)
+            _note(found[0], result, sharing.store, console)
     if sbom is not None or provenance is not None:
         from reprobox.cli.supply import describe
 
-        describe(result.tag, Variant(chosen), sbom=sbom, provenance=provenance)
+        describe(sharing, result.tag, Variant(chosen), sbom=sbom, provenance=provenance)
     if as_json:
         print(json.dumps(result.to_json(), indent=2))
     else:
@@ -131,10 +132,10 @@ def _maker(found: tuple[Path, Lock] | None, *, verify: bool) -> Callable[..., Bu
     return partial(build_verified, make) if verify else make
 
 
-def _note(path: Path, result: BuildResult, client: docker.DockerClient, console: BuildConsole) -> None:
+def _note(path: Path, result: BuildResult, store: ImageStore, console: BuildConsole) -> None:
     from reprobox.images.project import note_in_lock
 
-    torch = client.images.get(result.engine_id).labels.get("reprobox.torch", "")
+    torch = store.inspect(result.engine_id).labels.get("reprobox.torch", "")
     line = note_in_lock(path, result.variant, result, torch=torch)
     if line is not None:
         console.say(line)

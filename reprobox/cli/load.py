@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from reprobox.cli.console import BuildConsole
-from reprobox.cli.options import JsonOption, QuietOption
-from reprobox.cli.sharing import EngineOption, Sharing, VerboseOption, print_result
+from reprobox.cli.options import EngineOption, JsonOption, QuietOption
+from reprobox.cli.sharing import Sharing, VerboseOption, print_result
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -27,5 +27,5 @@ def load(
 
     sharing = Sharing.begin(engine, quiet=quiet)
     with BuildConsole(verbose=verbose, quiet=sharing.quiet) as console:
-        result = load_image(file, client=sharing.client, report=console)
+        result = load_image(file, store=sharing.store, report=console)
     print_result(result, result.image_id, as_json=as_json)

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["JsonOption", "QuietOption"]
+__all__ = ["EngineOption", "JsonOption", "QuietOption"]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing on stderr.")]
+EngineOption = Annotated[str | None, typer.Option("--engine", help="docker (podman where there is none) or podman.")]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from reprobox.cli.options import EngineOption
+from reprobox.cli.sharing import Sharing
 from reprobox.cli.supply import (
     BuilderOption,
     ImageOption,
@@ -24,9 +26,10 @@ def provenance(
     variant: VariantOption = Variant.CPU,
     output: OutputOption = None,
     builder: BuilderOption = LOCAL_BUILDER,
+    engine: EngineOption = None,
 ) -> None:
     """Write what an image was made of: an in-toto statement with SLSA provenance v1.
 
     Its package files are those of the lock the image was built from: the project's, or reprobox's own.
     """
-    write_statement(look_into(image, variant), output, builder)
+    write_statement(look_into(Sharing.begin(engine), image, variant), output, builder)

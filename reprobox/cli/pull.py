@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reprobox.cli.console import BuildConsole
-from reprobox.cli.options import JsonOption, QuietOption
+from reprobox.cli.options import EngineOption, JsonOption, QuietOption
 from reprobox.cli.sharing import (
-    EngineOption,
     Sharing,
     StallOption,
     Variant,
@@ -57,8 +56,8 @@ def pull(
         if reference is None:
             chosen = variant.value if variant else None
             result = pull_locked(
-                lock, sharing.settings.value("image"), chosen, client=sharing.client, report=console, patience=limits
+                lock, sharing.settings.value("image"), chosen, store=sharing.store, report=console, patience=limits
             )
         else:
-            result = pull_image(reference, client=sharing.client, report=console, patience=limits)
+            result = pull_image(reference, store=sharing.store, report=console, patience=limits)
     print_result(result, result.repo_digest, as_json=as_json)

@@ -7,9 +7,8 @@ from typing import Annotated
 import typer
 
 from reprobox.cli.console import BuildConsole
-from reprobox.cli.options import JsonOption, QuietOption
+from reprobox.cli.options import EngineOption, JsonOption, QuietOption
 from reprobox.cli.sharing import (
-    EngineOption,
     Sharing,
     StallOption,
     Variant,
@@ -44,6 +43,6 @@ def push(
     name = sharing.image(variant)
     with BuildConsole(verbose=verbose, quiet=sharing.quiet) as console:
         console.say(f"pushing {name} as {reference}")
-        result = push_image(name, reference, client=sharing.client, report=console, patience=limits)
+        result = push_image(name, reference, store=sharing.store, report=console, patience=limits)
         result = note_in_lock(sharing.folder, sharing.variant_of(result.engine_id), result, console)
     print_result(result, result.repo_digest, as_json=as_json)

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from reprobox.cli.console import BuildConsole
-from reprobox.cli.options import JsonOption, QuietOption
-from reprobox.cli.sharing import EngineOption, Sharing, Variant, VariantOption, VerboseOption, print_result
+from reprobox.cli.options import EngineOption, JsonOption, QuietOption
+from reprobox.cli.sharing import Sharing, Variant, VariantOption, VerboseOption, print_result
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -32,5 +32,5 @@ def save(
     sharing = Sharing.begin(engine, image, quiet=quiet)
     name = sharing.image(variant)
     with BuildConsole(verbose=verbose, quiet=sharing.quiet) as console:
-        result = save_image(name, file, client=sharing.client, report=console)
+        result = save_image(name, file, store=sharing.store, report=console)
     print_result(result, f"{result.sha256}  {result.file}", as_json=as_json)

@@ -15,12 +15,11 @@ from reprobox.errors import UsageError
 from reprobox.settings import Origin, Settings, switch_text
 
 if TYPE_CHECKING:
-    import docker
-    from reprobox.engines.docker import DockerEngine
+    from reprobox.engines import Engine
+    from reprobox.engines.store import ImageStore
     from reprobox.engines.transfer import Patience
 
 __all__ = [
-    "EngineOption",
     "Sharing",
     "StallOption",
     "Variant",
@@ -33,7 +32,6 @@ __all__ = [
 LONGEST_STALL_SECONDS = 86400
 
 VariantOption = Annotated[Variant, typer.Option("--variant", help="Which of reprobox's own images.")]
-EngineOption = Annotated[str | None, typer.Option("--engine", help="docker (podman where there is none) or podman.")]
 StallOption = Annotated[
     float | None, typer.Option("--stall-timeout", metavar="SECONDS", help="Try again after this long without progress.")
 ]
@@ -44,19 +42,19 @@ VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show the engine'
 class Sharing:
     """The engine, the settings and the project's folder that one of these commands works with."""
 
-    engine: DockerEngine
+    engine: Engine
+    store: ImageStore
     settings: Settings
     folder: Path
 
     @classmethod
-    def begin(cls, engine: str | None, image: str | None = None, *, quiet: bool) -> Sharing:
+    def begin(cls, engine: str | None, image: str | None = None, *, quiet: bool = False) -> Sharing:
         """Find the project, resolve its settings and connect to the engine.
 
         :raises UsageError: a setting is wrong, or the engine is this machine itself, which has no images.
         :raises EngineUnavailable: no engine answers.
         """
-        from reprobox.engines import choose_engine
-        from reprobox.engines.docker import DockerEngine
+        from reprobox.engines import choose_engine, image_store
         from reprobox.project import Project
 
         folder = Project.find(Path()).root
@@ -65,14 +63,7 @@ class Sharing:
         named = settings.resolve("engine")
         silently = silent if settings.value("quiet") else say
         found = choose_engine(named.value, chosen=named.origin is not Origin.DEFAULT, say=silently)
-        if not isinstance(found, DockerEngine):
-            raise UsageError(f"the {found.name} engine has no images", remedy="use --engine docker or podman")
-        return cls(engine=found, settings=settings, folder=folder)
-
-    @property
-    def client(self) -> docker.DockerClient:
-        """The engine's client."""
-        return self.engine.client
+        return cls(engine=found, store=image_store(found), settings=settings, folder=folder)
 
     @property
     def quiet(self) -> bool:
@@ -91,7 +82,7 @@ class Sharing:
         given = self.settings.resolve("image")
         # In a project with a lock, the project file names the repository alone.
         by_lock = given.origin is Origin.PROJECT and (self.folder / LOCK_NAME).exists()
-        named: str = given.value if given.value and not by_lock else default_image(self.client, variant, self.folder)
+        named: str = given.value if given.value and not by_lock else default_image(self.store, variant, self.folder)
         self.engine.image(named)
         return named
 

@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from reprobox.cli.console import say
+from reprobox.cli.options import EngineOption
+from reprobox.cli.sharing import Sharing
 from reprobox.cli.supply import (
     BuilderOption,
     ImageOption,
@@ -40,6 +42,7 @@ def sign(
         Path | None, typer.Option("--folder", metavar="DIR", help="Where signatures are; the project's by default.")
     ] = None,
     builder: BuilderOption = LOCAL_BUILDER,
+    engine: EngineOption = None,
 ) -> int:
     """Sign the provenance of an image, and print the file that holds the signature; or check one.
 
@@ -48,38 +51,36 @@ def sign(
     if (key is None) == (check is None):
         raise UsageError("sign takes a private key, or a public one to check with", remedy="give --key or --check")
     if key is not None:
-        print(_signed(key, image, variant, folder, builder))
+        print(_signed(Sharing.begin(engine), key, image, variant, folder, builder))
         return 0
     assert check is not None
-    return _checked(check, image, variant, folder)
+    return _checked(engine, check, image, variant, folder)
 
 
-def _signed(key: Path, image: str | None, variant: Variant, folder: Path | None, builder: str) -> Path:
+def _signed(
+    sharing: Sharing, key: Path, image: str | None, variant: Variant, folder: Path | None, builder: str
+) -> Path:
     from reprobox.images.signatures import FOLDER, is_encrypted
     from reprobox.images.signatures import sign as sign_statement
-    from reprobox.project import Project
 
     password = None
     if is_encrypted(key):
         if not sys.stdin.isatty():
             raise SignatureError(f"the private key {key} is encrypted", remedy="sign at a terminal, to be asked for it")
         password = getpass(f"password of {key}: ").encode()
-    found = look_into(image, variant)
-    folder = folder or Project.find(Path()).root / FOLDER
+    found = look_into(sharing, image, variant)
+    folder = folder or sharing.folder / FOLDER
     return sign_statement(statement_of(found, builder), key, found[0].image_id, folder, password=password)
 
 
-def _checked(key: Path, image: str | None, variant: Variant, folder: Path | None) -> int:
-    from reprobox.engines.connection import connect
-    from reprobox.images import config_digest
+def _checked(engine: str | None, key: Path, image: str | None, variant: Variant, folder: Path | None) -> int:
     from reprobox.images.signatures import check_image, public_key, signature_files, signature_folders
-    from reprobox.project import Project
 
     public_key(key)
-    client, project = connect(), Project.find(Path()).root
-    name = image or default_image(client, variant, project)
-    image_id = config_digest(client, name)
-    folders = [folder] if folder else signature_folders(project)
+    sharing = Sharing.begin(engine)
+    name = image or default_image(sharing.store, variant, sharing.folder)
+    image_id = sharing.store.image_id(sharing.store.inspect(name))
+    folders = [folder] if folder else signature_folders(sharing.folder)
     try:
         signed = check_image(image_id, name, key, signature_files(image_id, folders))
     except SignatureError as error:

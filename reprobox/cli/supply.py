@@ -13,7 +13,8 @@ from reprobox.errors import OutputError
 from reprobox.images.provenance import LOCAL_BUILDER
 
 if TYPE_CHECKING:
-    import docker
+    from reprobox.cli.sharing import Sharing
+    from reprobox.engines.store import ImageStore
     from reprobox.images.contents import ImageContents
     from reprobox.images.pins import Pins
 
@@ -42,25 +43,20 @@ OutputOption = Annotated[
 BuilderOption = Annotated[str, typer.Option("--builder", metavar="URI", help="Who ran the build.")]
 
 
-def look_into(image: str | None, variant: Variant) -> tuple[ImageContents, Pins]:
-    """Return what is in an image that Docker has, and the package files it was made of."""
-    from reprobox.engines.connection import connect
+def look_into(sharing: Sharing, image: str | None, variant: Variant) -> tuple[ImageContents, Pins]:
+    """Return what is in an image that the engine has, and the package files it was made of."""
     from reprobox.images.contents import read_image
     from reprobox.images.pins import find_pins
-    from reprobox.project import Project
 
-    client, project = connect(), Project.find(Path()).root
-    contents = read_image(client, image or default_image(client, variant, project))
-    return contents, find_pins(contents, project)
+    contents = read_image(sharing.store, image or default_image(sharing.store, variant, sharing.folder))
+    return contents, find_pins(contents, sharing.folder)
 
 
-def default_image(client: docker.DockerClient, variant: Variant, project: Path) -> str:
+def default_image(store: ImageStore, variant: Variant, project: Path) -> str:
     """Return the image that a run in the project takes: its lock's where it has one, else reprobox's own.
 
     :raises LockError: the lock is damaged.
     """
-    import docker.errors
-
     from reprobox.images import local_tag
     from reprobox.images.lockfile import LOCK_NAME, read_lock
     from reprobox.images.project_name import project_tag
@@ -69,16 +65,14 @@ def default_image(client: docker.DockerClient, variant: Variant, project: Path) 
     if lock is None:
         return local_tag(variant.value)
     tag, locked = project_tag(lock, variant.value), lock.images.get(variant.value)
-    try:
-        client.images.get(tag)
-    except docker.errors.ImageNotFound:
+    if store.find(tag) is None:
         return locked.config_digest if locked and locked.config_digest else tag  # one that was pulled has no tag
     return tag
 
 
-def describe(image: str, variant: Variant, *, sbom: Path | None, provenance: Path | None) -> None:
+def describe(sharing: Sharing, image: str, variant: Variant, *, sbom: Path | None, provenance: Path | None) -> None:
     """Write the bill of materials and the provenance of an image, those that were asked for."""
-    found = look_into(image, variant)
+    found = look_into(sharing, image, variant)
     if sbom is not None:
         write_sbom(found, sbom)
     if provenance is not None:

@@ -15,8 +15,8 @@ __all__ = ["builder", "judge_builder"]
 
 def builder(patient: Patient) -> Finding:
     """Look who would build: the engine's own builder, or BuildKit through a docker program of this machine."""
+    from reprobox.engines.builders import buildkit_client
     from reprobox.errors import BuildError
-    from reprobox.images.builders import buildkit_client
 
     assert patient.facts is not None
     assert patient.engine is not None

@@ -22,10 +22,12 @@ from reprobox.engines.base import (
     Stream,
     removed_or_told,
 )
-from reprobox.errors import EngineUnavailable
+from reprobox.errors import EngineUnavailable, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from reprobox.engines.store import ImageStore
 
 __all__ = [
     "GPUS_LABEL",
@@ -43,6 +45,7 @@ __all__ = [
     "Mount",
     "Stream",
     "choose_engine",
+    "image_store",
     "open_engine",
     "removed_or_told",
 ]
@@ -101,6 +104,13 @@ def choose_engine(name: EngineName, *, chosen: bool, say: Callable[[str], None])
             return podman
         raise
     return engine
+
+
+def image_store(engine: Engine) -> ImageStore:
+    """Return where ``engine`` keeps its images. :raises UsageError: it is this machine itself, which has none."""
+    if engine.store is None:
+        raise UsageError(f"the {engine.name} engine has no images", remedy="use --engine docker or podman")
+    return engine.store
 
 
 def _a_docker_is_named() -> bool:

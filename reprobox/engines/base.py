@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from reprobox.engines.splice import Delivered
+    from reprobox.engines.store import ImageStore
 
 __all__ = [
     "GPUS_LABEL",
@@ -301,6 +302,8 @@ class Engine(Protocol):
     name: str
     isolates: bool
     """Whether a box has a file system, users and processes of its own (the local engine's has not)."""
+    store: ImageStore | None
+    """Where it keeps images; ``None`` for an engine that has none."""
 
     def info(self) -> EngineInfo:
         """Say which engine answers. :raises EngineUnavailable: when none does."""

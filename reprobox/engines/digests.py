@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import tarfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 
-from reprobox.errors import EngineError, ImageNotFound
+from reprobox.errors import EngineError
+from reprobox.files import write_atomically
+from reprobox.reference import is_image_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
     import docker
 
@@ -29,28 +32,15 @@ def patient(client: docker.DockerClient) -> Iterator[None]:
         client.api.timeout = before
 
 
-def config_digest(client: docker.DockerClient, image: str, info: Mapping[str, Any] | None = None) -> str:
-    """Return the OCI config digest (``sha256:…``) of ``image``, a name or an engine id.
+def config_digest_of(engine_id: str, chunks: Iterable[bytes]) -> str:
+    """Return ``sha256:…`` of the config of the image ``engine_id`` in an engine's archive of it, read as a stream.
 
-    The engine's id is that digest, except with the containerd image store (the default of new installations of Engine
-    29), where it is the manifest's; there the image is streamed out once and its config hashed on the way.
+    Where that id is the manifest's digest (the containerd image store), the manifest names the config, and the stream is
+    read no further.
 
-    :param info: what the engine answers to ``GET /info``; it is asked by default.
+    :raises EngineError: the archive is broken or does not hold exactly one image.
     """
-    import docker.errors
-
-    try:
-        engine_id = str(client.images.get(image).attrs["Id"])
-        if not has_containerd_store(client.info() if info is None else info):
-            return engine_id
-        with patient(client):
-            return config_digest_from_archive(client.api.get_image(engine_id))
-    except docker.errors.ImageNotFound as error:
-        raise ImageNotFound(
-            f"the engine has no image {image}", remedy="build it (reprobox build)", detail=str(error)
-        ) from error
-    except docker.errors.APIError as error:
-        raise EngineError(f"the engine could not say what {image} is", detail=str(error)) from error
+    return _read_digest(chunks, engine_id)
 
 
 def config_digest_from_archive(chunks: Iterable[bytes]) -> str:
@@ -58,6 +48,10 @@ def config_digest_from_archive(chunks: Iterable[bytes]) -> str:
 
     :raises EngineError: the archive is broken or does not hold exactly one image.
     """
+    return _read_digest(chunks, None)
+
+
+def _read_digest(chunks: Iterable[bytes], manifest: str | None) -> str:
     small: dict[str, bytes] = {}
     try:
         with tarfile.open(fileobj=cast("IO[bytes]", _Stream(chunks)), mode="r|") as archive:
@@ -67,10 +61,42 @@ def config_digest_from_archive(chunks: Iterable[bytes]) -> str:
                     text = content.read() if content else b""
                     if text.startswith((b"{", b"[")):
                         small[member.name] = text
+                        if _digest(text) == manifest and "config" in (told := json.loads(text)):
+                            return str(told["config"]["digest"])
         (entry,) = json.loads(small["manifest.json"])
-        return "sha256:" + hashlib.sha256(small[entry["Config"]]).hexdigest()
+        return _digest(small[entry["Config"]])
     except (tarfile.TarError, KeyError, TypeError, ValueError) as error:
         raise EngineError("the engine's archive of the image cannot be read", detail=repr(error)) from error
+
+
+def known_digest(engine_id: str) -> str | None:
+    """Return the config digest that was noted for an image of the containerd image store, or None."""
+    try:
+        digest = _note(engine_id).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return None
+    return digest if is_image_id(digest) else None
+
+
+def note_digest(engine_id: str, digest: str) -> None:
+    """Note the config digest of an image of the containerd image store; a folder that takes no file is no error.
+
+    A manifest's digest decides its config's, so a note never grows stale.
+    """
+    path = _note(engine_id)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, f"{digest}\n".encode())
+
+
+def _note(engine_id: str) -> Path:
+    from platformdirs import user_cache_path
+
+    return user_cache_path("reprobox") / "image-ids" / engine_id.removeprefix("sha256:")
+
+
+def _digest(text: bytes) -> str:
+    return "sha256:" + hashlib.sha256(text).hexdigest()
 
 
 def _may_be_json(name: str) -> bool:

@@ -12,7 +12,7 @@ import docker.errors
 import docker.types
 
 import docker
-from reprobox.engines import classic, transfer
+from reprobox.engines import classic
 from reprobox.engines.base import (
     GPUS_LABEL,
     NEVER_STARTED_SECONDS,
@@ -28,13 +28,16 @@ from reprobox.engines.base import (
 from reprobox.engines.connection import UNIX_SOCKET, NoSuchThing, connect, engine_errors
 from reprobox.engines.creation import create_arguments
 from reprobox.engines.devices import device_request, gpu_way
-from reprobox.engines.digests import config_digest, has_containerd_store
+from reprobox.engines.digests import has_containerd_store
 from reprobox.engines.docker_box import DockerBox
+from reprobox.engines.docker_store import DockerImageStore
 from reprobox.errors import EngineError, EngineUnavailable, ImageNotFound
 from reprobox.reference import parse as parse_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+    from reprobox.engines.store import ImageStore
 
 LATE_CREATION_SECONDS = 3
 
@@ -103,6 +106,10 @@ class DockerEngine(Engine):
         return connect()
 
     @cached_property
+    def store(self) -> ImageStore:  # type: ignore[override]  # an attribute that connects when it is asked for
+        return DockerImageStore(self.client, lambda: self._described)
+
+    @cached_property
     def _described(self) -> dict[str, Any]:
         """What the engine answers to ``GET /info``, asked once."""
         with engine_errors("describe itself"):
@@ -147,25 +154,22 @@ class DockerEngine(Engine):
         return str(gpu_way(info, local=self._is_local))
 
     def image(self, reference: str) -> ImageInfo:
-        try:
-            with engine_errors(f"look up the image {reference}"):
-                found = self.client.images.get(reference)
-        except NoSuchThing as error:
+        found = self.store.find(reference)
+        if found is None:
             raise ImageNotFound(
                 f"the image {reference} is not on this machine",
                 remedy=f"fetch it with `docker pull {reference}`, or build reprobox's own with `reprobox build`",
-            ) from error
-        attributes = found.attrs
+            )
         return ImageInfo(
-            engine_id=str(found.id),
-            image_id=config_digest(self.client, str(found.id), self._described),
-            repo_digests=tuple(attributes.get("RepoDigests") or ()),
-            labels=dict((attributes.get("Config") or {}).get("Labels") or {}),
+            engine_id=found.engine_id,
+            image_id=self.store.image_id(found),
+            repo_digests=found.repo_digests,
+            labels=found.labels,
         )
 
     def pull(self, reference: str, progress: Callable[[str], None], platform: str | None = None) -> ImageInfo:
         wanted = parse_reference(reference)
-        digest = transfer.pull(self.client, wanted, _Told(progress), platform=platform)
+        digest = self.store.pull(wanted, _Told(progress), platform=platform)
         # By digest: the tag may still name an older image, or by now somebody else's.
         return self.image(f"{wanted.name}@{digest}")
 

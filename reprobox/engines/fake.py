@@ -23,6 +23,8 @@ from reprobox.errors import EngineError, ImageNotFound
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from reprobox.engines.store import ImageStore
+
 __all__ = ["FakeBox", "FakeEngine", "Script"]
 
 
@@ -46,6 +48,7 @@ class FakeEngine(Engine):
 
     name: str = "fake"
     isolates: bool = True
+    store: ImageStore | None = None
     script: Script = field(default_factory=Script)
     images: Mapping[str, ImageInfo] = field(default_factory=dict)
     boxes: list[FakeBox] = field(default_factory=list)

@@ -47,6 +47,7 @@ class LocalEngine(Engine):
 
     name = "local"
     isolates = False
+    store = None
 
     def info(self) -> EngineInfo:
         return EngineInfo(name=self.name, version=platform.python_version(), details={"python": sys.executable})

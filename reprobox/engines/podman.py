@@ -117,7 +117,7 @@ class PodmanEngine(DockerEngine):
         except ImageNotFound as error:
             raise ImageNotFound(
                 error.message,
-                remedy=f"fetch it with `podman pull {reference}`, or copy it from Docker",
+                remedy=f"fetch it with `podman pull {reference}`, or build reprobox's own: reprobox build --engine podman",
                 detail=error.detail,
             ) from error
 

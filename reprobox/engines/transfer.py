@@ -13,7 +13,7 @@ import time
 import warnings
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol, assert_never
+from typing import TYPE_CHECKING, Any, Final, assert_never
 from urllib.parse import quote
 
 import docker.auth
@@ -29,26 +29,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import docker
+    from reprobox.engines.store import Reporter
     from reprobox.reference import Reference
 
-__all__ = ["Listener", "Patience", "pull", "push"]
+__all__ = ["Patience", "pull", "push"]
 
 CONNECT_SECONDS: Final = 20.0
 SLOWEST_DISK: Final = 20e6
 """Bytes a second. The engine may be silent for longer while it unpacks a layer, or while the registry stores one."""
-
-
-class Listener(Protocol):
-    """Who is told of a transfer."""
-
-    def say(self, line: str) -> None:
-        """Take a sentence for a person."""
-
-    def progress(self, label: str, done: int, total: int | None) -> None:
-        """Take how many bytes of those known so far are through."""
-
-    def log(self, line: str) -> None:
-        """Take a line of the engine's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +56,7 @@ class Patience:
 def pull(
     client: docker.DockerClient,
     wanted: Reference,
-    listener: Listener,
+    report: Reporter,
     *,
     patience: Patience | None = None,
     platform: str | None = None,
@@ -82,7 +70,7 @@ def pull(
     parameters = {"fromImage": wanted.name, "tag": wanted.digest or wanted.tag or "latest"}
     if platform:
         parameters["platform"] = platform
-    transfer = _Transfer(client, wanted, "pull", "/images/create", parameters, listener)
+    transfer = _Transfer(client, wanted, "pull", "/images/create", parameters, report)
     digest = _until_done(transfer, patience or Patience()) or wanted.digest or _digest_here(client, wanted)
     if digest is None:
         raise RegistryError(f"the engine pulled {wanted} and did not say its digest", remedy="name it by its digest")
@@ -93,16 +81,14 @@ def pull(
     return digest
 
 
-def push(
-    client: docker.DockerClient, wanted: Reference, listener: Listener, *, patience: Patience | None = None
-) -> str:
+def push(client: docker.DockerClient, wanted: Reference, report: Reporter, *, patience: Patience | None = None) -> str:
     """Have the engine push its image ``wanted`` (a name with a tag), and return the digest that the registry gave it.
 
     :raises RegistryError: the registry refused, or failed or stalled too often.
     :raises EngineUnavailable: the engine went away.
     """
     path = f"/images/{quote(wanted.name, safe='/:')}/push"
-    transfer = _Transfer(client, wanted, "push", path, {"tag": wanted.tag or "latest"}, listener)
+    transfer = _Transfer(client, wanted, "push", path, {"tag": wanted.tag or "latest"}, report)
     digest = _until_done(transfer, patience or Patience())
     if digest is None:
         raise RegistryError(f"the engine does not say which digest {wanted} got", remedy="push it again")
@@ -129,7 +115,7 @@ class _Transfer:
     verb: str
     path: str
     parameters: Mapping[str, str]
-    listener: Listener
+    report: Reporter
 
     @property
     def name(self) -> str:
@@ -162,7 +148,7 @@ def _until_done(transfer: _Transfer, patience: Patience) -> str | None:
                 raise _final(transfer, failed, tries, patience) from failed
             why = f"no progress for {patience.stall_seconds:g} s" if failed.stalled else failed.words
             again = f"trying again in {wait:g} s ({tries + 1} of {patience.retries})"
-            transfer.listener.say(f"{transfer.verb} of {transfer.name}: {why}; {again}")
+            transfer.report.say(f"{transfer.verb} of {transfer.name}: {why}; {again}")
             time.sleep(wait)
     raise AssertionError
 
@@ -260,7 +246,7 @@ class _Watch:
         elif "progressDetail" in message and layer:
             self._of_layer(layer, status, message["progressDetail"] or {})
         elif status:
-            self.transfer.listener.log(status)
+            self.transfer.report.log(status)
 
     def _of_layer(self, layer: str, status: str, detail: Mapping[str, int]) -> None:
         now, size = int(detail.get("current") or 0), int(detail.get("total") or 0)
@@ -274,7 +260,7 @@ class _Watch:
             self._sizes[layer] = (self._sizes[layer][1],) * 2
         if self._sizes != before:
             done, total = (sum(column) for column in zip(*self._sizes.values(), strict=True))
-            self.transfer.listener.progress(f"{self.transfer.verb} of {self.transfer.name}", done, total)
+            self.transfer.report.progress(f"{self.transfer.verb} of {self.transfer.name}", done, total)
 
 
 def _credentials(transfer: _Transfer) -> dict[str, str]:

@@ -7,8 +7,9 @@ image's name costs a start of the command line nothing.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any
 
+from reprobox.engines.store import Builder, Reporter
 from reprobox.errors import UsageError
 from reprobox.images.sources import Variant, input_digest, local_tag
 from reprobox.reference import parse
@@ -16,7 +17,7 @@ from reprobox.reference import parse
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import docker
+    from reprobox.engines.store import ImageStore
 
 __all__ = [
     "BuildRequest",
@@ -25,25 +26,9 @@ __all__ = [
     "Reporter",
     "Variant",
     "build",
-    "config_digest",
     "input_digest",
     "local_tag",
 ]
-
-Builder = Literal["classic", "buildkit"]
-
-
-class Reporter(Protocol):
-    """Where a build says what it does; the caller decides what a person sees of it."""
-
-    def say(self, line: str) -> None:
-        """Take one sentence for the person who asked for the build."""
-
-    def progress(self, label: str, done: int, total: int | None) -> None:
-        """Take how far a long step is: ``done`` of ``total`` (None: not known), bytes or steps as ``label`` says."""
-
-    def log(self, line: str) -> None:
-        """Take one line of what a tool (the builder, pip, mmdebstrap) wrote."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +93,7 @@ class BuildResult:
         return {"schema": "reprobox.build/1", **asdict(self), "seconds": round(self.seconds, 3)}
 
 
-def build(request: BuildRequest, *, client: docker.DockerClient, report: Reporter) -> BuildResult:
+def build(request: BuildRequest, *, store: ImageStore, report: Reporter) -> BuildResult:
     """Build the image of ``request``, or return the one that is already there with the same inputs.
 
     :raises UsageError: ``base`` is not an image reference.
@@ -118,15 +103,4 @@ def build(request: BuildRequest, *, client: docker.DockerClient, report: Reporte
     """
     from reprobox.images.pipeline import run_build
 
-    return run_build(request, client=client, report=report)
-
-
-def config_digest(client: docker.DockerClient, image: str) -> str:
-    """Return the OCI config digest (``sha256:…``) of ``image``, a name or an engine id.
-
-    :raises ImageNotFound: the engine does not have it.
-    :raises EngineError: the engine's archive of it cannot be read.
-    """
-    from reprobox.engines.digests import config_digest as compute
-
-    return compute(client, image)
+    return run_build(request, store=store, report=report)

@@ -24,9 +24,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 
-from reprobox.engines.connection import engine_errors
-from reprobox.engines.digests import config_digest, config_digest_from_archive, patient
-from reprobox.errors import ArchiveError, EngineError
+from reprobox.engines.digests import config_digest_from_archive
+from reprobox.errors import ArchiveError, EngineError, UsageError
+from reprobox.reference import parse as parse_reference
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -36,7 +36,7 @@ else:
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import docker
+    from reprobox.engines.store import ImageStore, StoredImage
     from reprobox.images import Reporter
 
 __all__ = ["Contents", "Loaded", "Saved", "load_image", "save_image", "verify_archive"]
@@ -97,7 +97,7 @@ class Loaded:
         return {"schema": "reprobox.load/1", **asdict(self)}
 
 
-def save_image(image: str, path: Path, *, client: docker.DockerClient, report: Reporter) -> Saved:
+def save_image(image: str, path: Path, *, store: ImageStore, report: Reporter) -> Saved:
     """Write ``image`` (a name or an id) to ``path``, whole or not at all, and read it back before it gets that name.
 
     The same image of the same engine gives the same bytes. Memory does not grow with the image.
@@ -106,25 +106,37 @@ def save_image(image: str, path: Path, *, client: docker.DockerClient, report: R
     :raises ArchiveError: the file cannot be written, or is not what it should be when it is read back.
     :raises EngineError: the engine's archive breaks off.
     """
-    image_id = config_digest(client, image)
-    with engine_errors(f"look up {image}"):
-        attributes = client.images.get(image).attrs
-    names = tuple(name for name in (image, f"{image}:latest") if name in (attributes.get("RepoTags") or ()))[:1]
+    found = store.inspect(image)
+    image_id = store.image_id(found)
+    names = _names(image, found)
     report.say(f"saving {image} to {path}")
     try:
         with _replacing(path) as file:
             # By name, so that the engine's archive carries it, where it is one.
-            chunks = _from_engine(client, names[0] if names else str(attributes["Id"]))
+            chunks = store.export(names[0] if names else found.engine_id)
             _write(file, chunks, image_id=image_id, names=names, report=report)
-            found = verify_archive(file, str(path), report)
+            whole = verify_archive(file, str(path), report)
     except OSError as error:
         raise ArchiveError(
             f"{path} cannot be written ({error.strerror or error})", remedy="choose another place, or make room"
         ) from error
-    return Saved(file=str(path), size=found.size, sha256=found.sha256, image_id=image_id, names=names)
+    return Saved(file=str(path), size=whole.size, sha256=whole.sha256, image_id=image_id, names=names)
 
 
-def load_image(path: Path, *, client: docker.DockerClient, report: Reporter) -> Loaded:
+def _names(image: str, found: StoredImage) -> tuple[str, ...]:
+    """Return the name of ``found`` that ``image`` is, if it is one: Podman writes every name with a registry."""
+    with suppress(UsageError):  # an id is no name
+        asked = parse_reference(image)
+        short = image if asked.tag else f"{image}:latest"
+        whole = {name: str(parse_reference(name)) for name in found.names if not name.startswith("<none>")}
+        if str(parse_reference(short)) in whole.values():
+            return (short,)
+        if f"localhost/{short}" in whole:  # where Podman puts what has no registry
+            return (f"localhost/{short}",)
+    return ()
+
+
+def load_image(path: Path, *, store: ImageStore, report: Reporter) -> Loaded:
     """Verify the archive at ``path``, have the engine load it, and hold what came out against it.
 
     :raises ArchiveError: it cannot be read, is not whole, or is none of ours; the engine has not seen it then.
@@ -134,17 +146,18 @@ def load_image(path: Path, *, client: docker.DockerClient, report: Reporter) -> 
         with path.open("rb") as file:
             found = verify_archive(file, str(path), report)
             report.say(f"{path} is whole; loading {found.image_id}")
-            _hand_over(file, client, found, report)
+            _hand_over(file, store, report)
     except OSError as error:
         raise ArchiveError(
             f"{path} cannot be read ({error.strerror or error})", remedy="check its name and its rights"
         ) from error
     name = found.names[0] if found.names else found.image_id
-    with engine_errors(f"look up {name}"):
-        engine_id = str(client.images.get(name).id)
-    if config_digest(client, engine_id) != found.image_id:
+    loaded = store.inspect(name)
+    if store.image_id(loaded) != found.image_id:
         raise EngineError(f"the engine loaded another image than {found.image_id}", remedy="load it again")
-    return Loaded(file=str(path), sha256=found.sha256, image_id=found.image_id, engine_id=engine_id, names=found.names)
+    return Loaded(
+        file=str(path), sha256=found.sha256, image_id=found.image_id, engine_id=loaded.engine_id, names=found.names
+    )
 
 
 def verify_archive(file: IO[bytes], name: str, report: Reporter) -> Contents:
@@ -202,11 +215,6 @@ def _write(file: IO[bytes], chunks: Iterator[bytes], *, image_id: str, names: Se
     file.flush()
 
 
-def _from_engine(client: docker.DockerClient, image: str) -> Iterator[bytes]:
-    with engine_errors(f"save {image}"), patient(client):
-        yield from client.api.get_image(image, chunk_size=CHUNK)
-
-
 def _sealed_digest(file: IO[bytes], name: str, size: int, report: Reporter) -> str:
     """Return the SHA-256 of the file. :raises ArchiveError: its seal is not the one of what stands before it."""
     hashed = _hash(file, max(size - _SEAL_BYTES, 0), report, "checking every byte")
@@ -230,17 +238,10 @@ def _hash(file: IO[bytes], length: int, report: Reporter, label: str) -> Any:
     return hashed
 
 
-def _hand_over(file: IO[bytes], client: docker.DockerClient, found: Contents, report: Reporter) -> None:
+def _hand_over(file: IO[bytes], store: ImageStore, report: Reporter) -> None:
     with tarfile.open(fileobj=_at(file, 0), mode="r:") as tar:
         image = tar.getmembers()[1]
-    with engine_errors("load the image"), patient(client):
-        for message in client.api.load_image(_unpacked(file, image, report, "loading the image")):
-            if problem := (message.get("errorDetail") or {}).get("message") or message.get("error"):
-                raise EngineError(
-                    f"the engine could not load {found.image_id}: {' '.join(str(problem).split())}",
-                    remedy="see whether it has room, and whether it is an engine of this architecture",
-                )
-            report.log(str(message.get("stream", "")).strip())
+    store.load(_unpacked(file, image, report, "loading the image"), report.log)
 
 
 def _unpacked(file: IO[bytes], image: tarfile.TarInfo, report: Reporter, label: str) -> Iterator[bytes]:

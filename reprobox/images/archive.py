@@ -18,15 +18,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from reprobox.engines.digests import patient
-from reprobox.errors import EngineError, ImageNotFound
+from reprobox.errors import EngineError
 from reprobox.images.context import EPOCH
 from reprobox.images.layers import BLOCK, CHUNK, Entry, Layer, header, padding
+from reprobox.reference import parse as parse_reference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    import docker
+    from reprobox.engines.store import ImageStore
 
 CREATED: Final = datetime.fromtimestamp(EPOCH, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 BASE_LAYER: Final = "reprobox: a layer of the base"
@@ -51,7 +51,7 @@ class Image:
     @property
     def image_id(self) -> str:
         """The OCI config digest, ``sha256:…``."""
-        return f"sha256:{hashlib.sha256(self.config).hexdigest()}"
+        return _digest(self.config)
 
     @property
     def parsed(self) -> dict[str, Any]:
@@ -98,36 +98,27 @@ def _history(parsed: Mapping[str, Any], layers: int) -> list[str]:
     return [line or BASE_LAYER for line in lines] if len(lines) == layers else [BASE_LAYER] * layers
 
 
-def described(client: docker.DockerClient, name: str) -> Image:
+def described(store: ImageStore, name: str) -> Image:
     """Return the image ``name`` (or an id) as the engine describes it, its layers not at hand.
 
     Enough to :func:`assemble` on it; its ``config`` is not the image's own bytes, so its ``image_id`` is not either.
 
     :raises ImageNotFound: the engine does not have it.
     """
-    import docker.errors
-
-    try:
-        attrs = client.images.get(name).attrs
-        history = client.api.history(str(attrs["Id"]))
-    except docker.errors.ImageNotFound as error:
-        raise ImageNotFound(f"the engine has no image {name}", remedy="build, pull or load it first") from error
-    except docker.errors.APIError as error:
-        raise EngineError(f"the engine could not describe {name}", detail=str(error)) from error
-    diff_ids = attrs["RootFS"]["Layers"]
+    found = store.inspect(name)
     config = {
-        "architecture": attrs["Architecture"],
-        "os": attrs["Os"],
-        "variant": attrs.get("Variant"),
-        "config": attrs.get("Config"),
+        "architecture": found.architecture,
+        "os": found.os,
+        "variant": found.variant,
+        "config": found.container,
         # The engine does not say which lines are of empty layers, so they count only where there are as many.
-        "history": [{"created_by": line["CreatedBy"]} for line in reversed(history)],
+        "history": [{"created_by": line} for line in store.history(found.engine_id)],
     }
-    return Image(config=json.dumps(config).encode(), layers=tuple(Layer(diff_id=each) for each in diff_ids))
+    return Image(config=json.dumps(config).encode(), layers=tuple(Layer(diff_id=each) for each in found.layers))
 
 
 @contextmanager
-def saved(client: docker.DockerClient, name: str, scratch: Path) -> Iterator[Image]:
+def saved(store: ImageStore, name: str, scratch: Path) -> Iterator[Image]:
     """Give the image ``name`` (or an id) with every layer at hand, from the engine's archive of it.
 
     The archive lies under ``scratch`` until the ``with`` block ends: as many bytes as the image has.
@@ -135,18 +126,11 @@ def saved(client: docker.DockerClient, name: str, scratch: Path) -> Iterator[Ima
     :raises ImageNotFound: the engine does not have it.
     :raises EngineError: the archive cannot be read.
     """
-    import docker.errors
-
     scratch.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=scratch, prefix="save-") as made:
         path = Path(made) / "image.tar"
-        try:
-            with patient(client), path.open("wb") as out:
-                out.writelines(client.api.get_image(name, chunk_size=CHUNK))
-        except docker.errors.ImageNotFound as error:
-            raise ImageNotFound(f"the engine has no image {name}", remedy="build, pull or load it first") from error
-        except docker.errors.APIError as error:
-            raise EngineError(f"the engine could not save {name}", detail=str(error)) from error
+        with path.open("wb") as out:
+            out.writelines(store.export(name))
         yield read_archive(path)
 
 
@@ -203,7 +187,7 @@ def _plain(layer: Layer) -> Layer:
     return Layer(diff_id=layer.diff_id, size=path.stat().st_size, path=path)
 
 
-def load(client: docker.DockerClient, image: Image, *, tag: str, scratch: Path) -> str:
+def load(store: ImageStore, image: Image, *, tag: str, scratch: Path) -> str:
     """Load ``image`` into the engine under the name ``tag`` and return what the engine calls it.
 
     Layers the engine has already are not sent. An engine that wants them all the same gets everything; layers that are
@@ -211,21 +195,21 @@ def load(client: docker.DockerClient, image: Image, *, tag: str, scratch: Path) 
 
     :raises EngineError: the engine refused the image, or a layer is neither at hand nor in the engine.
     """
-    rest = image.layers[layers_present(client, image) :]
+    rest = image.layers if store.keeps_manifests else image.layers[layers_present(store, image) :]
     if len(rest) < len(image.layers) and all(layer.path is not None for layer in rest):
         with suppress(EngineError):
-            return _send(client, archive_of(image, rest, tag), tag)
+            return _send(store, image, rest, tag)
     if all(layer.path is not None for layer in image.layers):
-        return _send(client, archive_of(image, image.layers, tag), tag)
-    with _fetched(client, image, scratch) as whole:
-        return _send(client, archive_of(whole, whole.layers, tag), tag)
+        return _send(store, image, image.layers, tag)
+    with _fetched(store, image, scratch) as whole:
+        return _send(store, whole, whole.layers, tag)
 
 
-def layers_present(client: docker.DockerClient, image: Image) -> int:
+def layers_present(store: ImageStore, image: Image) -> int:
     """Return how many of the image's layers, from the lowest up, the engine has as part of some image."""
     wanted = [layer.diff_id for layer in image.layers]
     best = 0
-    for _, stack in _stacks(client):
+    for _, stack in _stacks(store):
         same = 0
         while same < min(len(stack), len(wanted)) and stack[same] == wanted[same]:
             same += 1
@@ -233,25 +217,20 @@ def layers_present(client: docker.DockerClient, image: Image) -> int:
     return best
 
 
-def _stacks(client: docker.DockerClient) -> Iterator[tuple[str, list[str]]]:
+def _stacks(store: ImageStore) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield the id of every image of the engine, and its layers from the lowest up."""
-    import docker.errors
-
-    for each in client.api.images():
-        try:
-            layers = client.api.inspect_image(each["Id"])["RootFS"].get("Layers") or []
-        except docker.errors.APIError:  # removed since
-            continue
-        yield str(each["Id"]), layers
+    for each in store.ids():
+        if (found := store.find(each)) is not None:  # or it was removed since
+            yield each, found.layers
 
 
 @contextmanager
-def _fetched(client: docker.DockerClient, image: Image, scratch: Path) -> Iterator[Image]:
+def _fetched(store: ImageStore, image: Image, scratch: Path) -> Iterator[Image]:
     """Give ``image`` with every layer at hand, reading out of the engine an image that stands on the same layers."""
     wanted = [layer.diff_id for layer in image.layers if layer.path is None]
-    for image_id, has in _stacks(client):
+    for engine_id, has in _stacks(store):
         if set(wanted) <= set(has):
-            with saved(client, image_id, scratch) as found:
+            with saved(store, engine_id, scratch) as found:
                 at_hand = {layer.diff_id: layer for layer in found.layers}
                 layers = tuple(layer if layer.path else at_hand[layer.diff_id] for layer in image.layers)
                 yield Image(config=image.config, layers=layers)
@@ -259,18 +238,14 @@ def _fetched(client: docker.DockerClient, image: Image, scratch: Path) -> Iterat
     raise EngineError(f"no image of the engine holds the layer {wanted[0]}", remedy="build or pull the base again")
 
 
-def _send(client: docker.DockerClient, archive: Iterator[bytes], tag: str) -> str:
-    import docker.errors
-
-    try:
-        with patient(client):
-            for message in client.api.load_image(cast("bytes", archive)) or ():  # the stubs know no iterator
-                if "error" in message or "errorDetail" in message:
-                    raise EngineError("the engine did not load the image", detail=str(message.get("error", message)))
-        engine_id = str(client.images.get(tag).attrs["Id"])
-    except docker.errors.DockerException as error:
-        raise EngineError("the engine did not load the image", detail=str(error)) from error
-    return engine_id
+def _send(store: ImageStore, image: Image, layers: Sequence[Layer], tag: str) -> str:
+    store.load(archive_of(image, layers, tag), lambda _line: None)
+    loaded = store.inspect(tag)
+    if loaded.engine_id == _digest(_manifest(image)):
+        store.note_image_id(loaded, image.image_id)
+    if store.image_id(loaded) != image.image_id:
+        raise EngineError(f"the engine has another image than {image.image_id} as {tag}", remedy="build it again")
+    return loaded.engine_id
 
 
 def archive_of(image: Image, layers: Sequence[Layer], tag: str) -> Iterator[bytes]:
@@ -288,23 +263,15 @@ def members(image: Image, layers: Sequence[Layer], tag: str) -> Iterator[bytes]:
     """Yield the archive's members, in a fixed order: the descriptions, then each of ``layers`` once."""
     config = _blob(image.image_id)
     names = [_blob(layer.diff_id) for layer in image.layers]
-    manifest = _json([{"Config": config, "Layers": names, "RepoTags": [tag]}])
-    oci = _json(
-        {
-            "config": _descriptor("config.v1+json", image.image_id, len(image.config)),
-            "layers": [_descriptor("layer.v1.tar", layer.diff_id, layer.size) for layer in image.layers],
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "schemaVersion": 2,
-        }
-    )
-    files = {"manifest.json": manifest, config: image.config}
+    full = str(parse_reference(tag))  # the containerd image store takes no shorter name
+    files = {"manifest.json": _json([{"Config": config, "Layers": names, "RepoTags": [full]}]), config: image.config}
     if all(layer.path is not None for layer in image.layers) and len(layers) == len(image.layers):
-        digest = f"sha256:{hashlib.sha256(oci).hexdigest()}"
-        listed = _descriptor("manifest.v1+json", digest, len(oci))
-        listed["annotations"] = {"io.containerd.image.name": tag, "org.opencontainers.image.ref.name": tag}
+        oci = _manifest(image)
+        listed = _descriptor("manifest.v1+json", _digest(oci), len(oci))
+        listed["annotations"] = {"io.containerd.image.name": full, "org.opencontainers.image.ref.name": full}
         files["oci-layout"] = _json({"imageLayoutVersion": "1.0.0"})
         files["index.json"] = _json({"manifests": [listed], "schemaVersion": 2})
-        files[_blob(digest)] = oci
+        files[_blob(_digest(oci))] = oci
     for name, content in sorted(files.items()):
         yield _member(name, len(content)) + content + padding(len(content))
     for layer in {each.diff_id: each for each in layers}.values():
@@ -313,12 +280,28 @@ def members(image: Image, layers: Sequence[Layer], tag: str) -> Iterator[bytes]:
         yield padding(layer.size)
 
 
+def _manifest(image: Image) -> bytes:
+    """Return the image's manifest in an archive: its digest is what the containerd image store calls the image."""
+    return _json(
+        {
+            "config": _descriptor("config.v1+json", image.image_id, len(image.config)),
+            "layers": [_descriptor("layer.v1.tar", layer.diff_id, layer.size) for layer in image.layers],
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "schemaVersion": 2,
+        }
+    )
+
+
 def _member(name: str, size: int) -> bytes:
     return header(Entry(name=name.encode(), kind="file", mode=0o644, size=size))
 
 
 def _descriptor(kind: str, digest: str, size: int) -> dict[str, Any]:
     return {"digest": digest, "mediaType": f"application/vnd.oci.image.{kind}", "size": size}
+
+
+def _digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def _blob(digest: str) -> str:

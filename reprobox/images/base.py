@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from reprobox import reference
 from reprobox.errors import BuildError, EngineError, EngineUnavailable, ImageNotFound, RegistryError
@@ -13,7 +13,7 @@ from reprobox.images.sources import image_root
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import docker
+    from reprobox.engines.store import ImageStore
     from reprobox.images import Reporter
     from reprobox.reference import Reference
 
@@ -36,9 +36,7 @@ class Base:
     name: str = ""
 
 
-def choose_base(
-    asked: str | None, *, client: docker.DockerClient, cache: Path, report: Reporter, compiler: bool = True
-) -> Base:
+def choose_base(asked: str | None, *, store: ImageStore, cache: Path, report: Reporter, compiler: bool = True) -> Base:
     """Return the base that ``asked`` names; with None the lock's, else Debian's slim image, else a bootstrapped one.
 
     Each step is said with its reason. A base that was asked for, or that the lock names, is never replaced. One that is
@@ -50,23 +48,23 @@ def choose_base(
     """
     if asked == BOOTSTRAP:
         report.say("the base is bootstrapped from this machine's apt sources, as asked")
-        return _bootstrapped(client, cache, report, compiler=compiler)
+        return _bootstrapped(store, cache, report, compiler=compiler)
     if asked is not None:
-        return _named(asked, client=client, report=report)
+        return _named(asked, store=store, report=report)
     locked = locked_base()
     if locked:
         report.say(f"the base is the one the lock names: {locked}")
-        return _pulled(locked, client=client, report=report)
+        return _pulled(locked, store=store, report=report)
     report.say(f"the lock names no base; trying {SLIM}")
     try:
         # Without a network this is to fall back at once.
-        return _pulled(reference.parse(SLIM), client=client, report=report, retries=0)
+        return _pulled(reference.parse(SLIM), store=store, report=report, retries=0)
     except EngineUnavailable:
         raise
     except EngineError as error:
         why = (error.detail or error.message).strip()
         report.say(f"{SLIM} cannot be pulled ({why}); bootstrapping the base from this machine's apt sources instead")
-    return _bootstrapped(client, cache, report, compiler=compiler)
+    return _bootstrapped(store, cache, report, compiler=compiler)
 
 
 def locked_base() -> Reference | None:
@@ -101,78 +99,62 @@ def same_base(asked: str, labels: dict[str, str]) -> bool:
     return bool(name) and reference.parse(name) == _with_tag(parsed)
 
 
-def missing_packages(base: Base, *, client: docker.DockerClient, compiler: bool = True) -> str:
+def missing_packages(base: Base, *, store: ImageStore, compiler: bool = True) -> str:
     """Return the Debian packages the base lacks, joined by blanks; empty when it has all the box needs.
 
     A C++ compiler is asked of it unless ``compiler`` is False.
 
     :raises EngineError: a container of the base does not run.
     """
-    import docker.errors
-
     script = (image_root() / "docker" / "prepare-base.sh").read_text(encoding="utf-8")
-    command = ["-c", script, "prepare-base.sh", "--check"]
-    try:
-        container = client.containers.create(
-            base.source,
-            command,
-            entrypoint="/bin/sh",
-            user="0:0",
-            network_mode="none",
-            environment={"COMPILER": str(int(compiler))},
-        )
-        try:
-            container.start()
-            status = int(container.wait()["StatusCode"])
-            said = container.logs(stdout=True, stderr=status != _CHECK_FAILED).decode(errors="replace").strip()
-        finally:
-            container.remove(force=True)
-    except docker.errors.APIError as error:
-        raise EngineError(f"no container of the base {base.source} runs", detail=str(error)) from error
+    command = ["/bin/sh", "-c", script, "prepare-base.sh", "--check"]
+    with store.step(base.source, command, environment={"COMPILER": str(int(compiler))}) as step:
+        status = step.run()
+        said = step.said(stderr=status != _CHECK_FAILED).strip()
     if status not in {0, _CHECK_FAILED}:
         raise EngineError(f"the base {base.source} cannot be looked into: /bin/sh exits {status}", detail=said)
     return said
 
 
-def _named(asked: str, *, client: docker.DockerClient, report: Reporter) -> Base:
+def _named(asked: str, *, store: ImageStore, report: Reporter) -> Base:
     if reference.is_image_id(asked):
-        return _local(asked, client=client, report=report)
+        return _local(asked, store=store, report=report)
     parsed = reference.parse(asked)
-    present = _inspect(str(parsed), client)
+    present = store.find(str(parsed))
     if present and parsed.digest:
         report.say(f"the base {parsed} is already in the engine")
         return Base(
             source=f"{parsed.name}@{parsed.digest}", digest=parsed.digest, record=parsed.digest, name=str(parsed)
         )
-    if present and not present.get("RepoDigests"):
-        return _local(str(parsed), client=client, report=report)
-    return _pulled(parsed, client=client, report=report)
+    if present and not present.repo_digests:
+        return _local(str(parsed), store=store, report=report)
+    return _pulled(parsed, store=store, report=report)
 
 
-def _local(name: str, *, client: docker.DockerClient, report: Reporter) -> Base:
-    found = _inspect(name, client)
-    if not found:
+def _local(name: str, *, store: ImageStore, report: Reporter) -> Base:
+    found = store.find(name)
+    if found is None:
         raise ImageNotFound(f"the engine has no image {name} to take as the base", remedy="pull or load it first")
-    image_id = str(found["Id"])
+    image_id = store.image_id(found)
     report.say(f"the base {name} is known to no registry; its image id {image_id} is recorded")
     source = tag_of(image_id)
-    client.images.get(image_id).tag(source)
+    store.tag(found.engine_id, source)
     return Base(source=source, digest=image_id, record=image_id)
 
 
-def _bootstrapped(client: docker.DockerClient, cache: Path, report: Reporter, *, compiler: bool) -> Base:
+def _bootstrapped(store: ImageStore, cache: Path, report: Reporter, *, compiler: bool) -> Base:
     packages = PACKAGES + COMPILER if compiler else PACKAGES
-    image_id = bootstrap(client, cache=cache, report=report, packages=packages)
+    image_id = bootstrap(store, cache=cache, report=report, packages=packages)
     return Base(source=tag_of(image_id), digest=image_id, record=f"{BOOTSTRAP}@{image_id}")
 
 
-def _pulled(wanted: Reference, *, client: docker.DockerClient, report: Reporter, retries: int | None = None) -> Base:
+def _pulled(wanted: Reference, *, store: ImageStore, report: Reporter, retries: int | None = None) -> Base:
     """Have the engine fetch ``wanted``; ``retries`` is how often it is tried again, the usual number by default."""
-    from reprobox.engines.transfer import Patience, pull
+    from reprobox.engines.transfer import Patience
 
     asked = _with_tag(wanted)
     try:
-        digest = pull(client, asked, report, patience=None if retries is None else Patience(retries=retries))
+        digest = store.pull(asked, report, patience=None if retries is None else Patience(retries=retries))
     except RegistryError as error:
         if not error.detail:  # not a transfer that failed: another image came, or the login cannot be read
             raise
@@ -193,12 +175,3 @@ def _not_pulled(asked: Reference, why: str) -> EngineError:
         remedy="check the name, the network and the engine's login, or pass --base bootstrap",
         detail=why,
     )
-
-
-def _inspect(name: str, client: docker.DockerClient) -> dict[str, Any] | None:
-    import docker.errors
-
-    try:
-        return dict(client.images.get(name).attrs)
-    except docker.errors.ImageNotFound:
-        return None

@@ -26,7 +26,7 @@ from reprobox.images.wheels import sha256_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import docker
+    from reprobox.engines.store import ImageStore
     from reprobox.images import Reporter
 
 CODENAME: Final = "bookworm"
@@ -90,7 +90,7 @@ class Target:
 
 
 def bootstrap(
-    client: docker.DockerClient, *, cache: Path, report: Reporter, packages: Sequence[str] = PACKAGES + COMPILER
+    store: ImageStore, *, cache: Path, report: Reporter, packages: Sequence[str] = PACKAGES + COMPILER
 ) -> str:
     """Make the base, or take it from ``cache``, load it into the engine and return its image id (``sha256:…``).
 
@@ -102,7 +102,7 @@ def bootstrap(
     targets = apt_targets()
     note = cache / "by-input" / _key(targets, packages)
     tar_digest = noted_digest(note)
-    if tar_digest and name_base(client, image_id := base_config(tar_digest)[0]):
+    if tar_digest and name_base(store, image_id := base_config(tar_digest)[0]):
         report.say(f"the bootstrapped base {image_id} is already in the engine")
         return image_id
     tar = cache / f"{tar_digest}.tar"
@@ -113,7 +113,7 @@ def bootstrap(
         tar = make_base(targets, cache=cache, report=report, packages=packages)
         tar_digest = tar.stem
         note_digest(note, tar_digest)
-    return load_base(client, tar, tar_digest)
+    return load_base(store, tar, tar_digest)
 
 
 def apt_targets() -> tuple[Target, ...]:
@@ -188,14 +188,14 @@ def base_config(tar_digest: str) -> tuple[str, bytes]:
     return f"sha256:{hashlib.sha256(text).hexdigest()}", text
 
 
-def load_base(client: docker.DockerClient, tar: Path, tar_digest: str) -> str:
+def load_base(store: ImageStore, tar: Path, tar_digest: str) -> str:
     """Load the base tar into the engine as an image of one layer and return its id.
 
     :raises EngineError: the engine refused it.
     """
     image_id, config = base_config(tar_digest)
     layer = Layer(diff_id=f"sha256:{tar_digest}", size=tar.stat().st_size, path=tar)
-    load(client, Image(config=config, layers=(layer,)), tag=tag_of(image_id), scratch=tar.parent)
+    load(store, Image(config=config, layers=(layer,)), tag=tag_of(image_id), scratch=tar.parent)
     return image_id
 
 
@@ -226,15 +226,15 @@ def noted_digest(note: Path) -> str | None:
     return digest if len(digest) == hashlib.sha256().digest_size * 2 else None
 
 
-def name_base(client: docker.DockerClient, image_id: str) -> bool:
+def name_base(store: ImageStore, image_id: str) -> bool:
     """Give a base that the engine has its name (:func:`tag_of`) again, and tell whether the engine has it."""
-    import docker.errors
-
-    try:
-        image = client.images.get(image_id)
-    except docker.errors.ImageNotFound:
+    named = store.find(tag_of(image_id))
+    if named is not None and store.image_id(named) == image_id:
+        return True
+    found = store.find(image_id)
+    if found is None:
         return False
-    image.tag(tag_of(image_id))  # the build asks by this name, and someone may have removed it
+    store.tag(found.engine_id, tag_of(image_id))  # the build asks by this name, and someone may have removed it
     return True
 
 

@@ -7,18 +7,16 @@ import hashlib
 import io
 import re
 import tarfile
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from reprobox.engines.digests import config_digest, patient
-from reprobox.errors import EngineError, ImageNotFound
+from reprobox.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
-    import docker
+    from reprobox.engines.store import ImageStore
 
 __all__ = ["Deb", "Distribution", "ImageContents", "contents_of", "read_image", "when"]
 
@@ -89,7 +87,7 @@ class ImageContents:
     distributions: tuple[Distribution, ...] = ()
 
 
-def read_image(client: docker.DockerClient, image: str) -> ImageContents:
+def read_image(store: ImageStore, image: str) -> ImageContents:
     """Read what ``image`` (a name or an engine id) holds, from a container that is made and never started.
 
     The whole file system is streamed once: about 10 s a GiB on two busy cores.
@@ -97,31 +95,17 @@ def read_image(client: docker.DockerClient, image: str) -> ImageContents:
     :raises ImageNotFound: the engine does not have it.
     :raises EngineError: the engine failed, or its archive is broken.
     """
-    import docker.errors
-
-    try:
-        attributes: dict[str, Any] = client.images.get(image).attrs
-        engine_id = str(attributes["Id"])
-        with _container(client, engine_id) as container, patient(client):
-            found = contents_of(client.api.export(container))
-    except docker.errors.ImageNotFound as error:
-        raise ImageNotFound(
-            f"the engine has no image {image}", remedy="build it (reprobox build) or pull it", detail=str(error)
-        ) from error
-    except docker.errors.APIError as error:
-        raise EngineError(
-            f"the engine could not show what is in {image}",
-            remedy="see what it says with `reprobox --debug`, and try again",
-            detail=str(error),
-        ) from error
+    found = store.inspect(image)
+    with store.files(found.engine_id) as archive:
+        held = contents_of(archive)
     return ImageContents(
-        image_id=config_digest(client, engine_id),
+        image_id=store.image_id(found),
         name=image,
-        created=str(attributes["Created"]),
-        architecture=str(attributes.get("Architecture") or "amd64"),
-        repo_digests=tuple(sorted(attributes.get("RepoDigests") or ())),
-        labels=dict((attributes.get("Config") or {}).get("Labels") or {}),
-        **found,
+        created=found.created,
+        architecture=found.architecture or "amd64",
+        repo_digests=tuple(sorted(found.repo_digests)),
+        labels=found.labels,
+        **held,
     )
 
 
@@ -160,15 +144,6 @@ def when(created: str) -> datetime:
     seconds, _, fraction = created.removesuffix("Z").partition(".")
     parsed = datetime.fromisoformat(seconds)
     return parsed.replace(microsecond=int(f"{fraction:0<6.6}" if fraction else 0), tzinfo=parsed.tzinfo or UTC)
-
-
-@contextmanager
-def _container(client: docker.DockerClient, engine_id: str) -> Iterator[str]:
-    made = str(client.api.create_container(engine_id, command=["true"], network_disabled=True)["Id"])
-    try:
-        yield made
-    finally:
-        client.api.remove_container(made, force=True, v=True)
 
 
 class _Chunks(io.RawIOBase):

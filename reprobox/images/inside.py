@@ -6,21 +6,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Final
 
-from reprobox.engines.digests import patient
-from reprobox.errors import BuildError, EngineError
+from reprobox.errors import BuildError
 from reprobox.images.layers import entries_of_folder, write_layer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    import docker
+    from reprobox.engines.store import ImageStore
 
 __all__ = ["Task", "done_inside"]
 
 _TAIL: Final = 30
-_LABEL: Final = {"reprobox.stage": "project"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +37,7 @@ class Task:
 
 
 @contextmanager
-def done_inside(image: str, task: Task, scratch: Path, client: docker.DockerClient) -> Iterator[IO[bytes]]:
+def done_inside(image: str, task: Task, scratch: Path, store: ImageStore) -> Iterator[IO[bytes]]:
     """Carry ``task`` out as root in a container of ``image`` and give its result, a tar whose top is the folder's name.
 
     The container is gone at the end of the ``with`` block.
@@ -47,43 +45,22 @@ def done_inside(image: str, task: Task, scratch: Path, client: docker.DockerClie
     :raises BuildError: the script ended with anything but 0; its last lines are the detail.
     :raises EngineError: the engine failed.
     """
-    import docker.errors
-
-    try:
-        with (
-            patient(client),
-            _container(client, image, task.script) as container,
-            TemporaryFile(dir=scratch) as result,
-        ):
-            for path, folder in task.given.items():
-                above, _, name = path.rpartition("/")
-                with _packed(folder, name, scratch) as tar:
-                    container.put_archive(above, tar)
-            container.start()
-            code = container.wait()["StatusCode"]
-            if code != 0:
-                said = container.logs(tail=_TAIL).decode(errors="replace")
-                raise BuildError(f"{task.name} failed with exit code {code}", remedy=task.remedy, detail=said)
-            chunks, _ = container.get_archive(task.back)
-            for chunk in chunks:
-                result.write(chunk)
-            result.seek(0)
-            yield result
-    except docker.errors.APIError as error:
-        raise EngineError(
-            f"{task.name} could not be done", remedy="see `reprobox doctor`", detail=str(error)
-        ) from error
-
-
-@contextmanager
-def _container(client: docker.DockerClient, image: str, script: str) -> Iterator[Any]:
-    container = client.containers.create(
-        image, [script], entrypoint=["/bin/sh", "-c"], network_mode="none", user="0:0", labels=_LABEL
-    )
-    try:
-        yield container
-    finally:
-        container.remove(force=True)
+    with (
+        store.step(image, ["/bin/sh", "-c", task.script], label="project") as step,
+        TemporaryFile(dir=scratch) as result,
+    ):
+        for path, folder in task.given.items():
+            above, _, name = path.rpartition("/")
+            with _packed(folder, name, scratch) as tar:
+                step.put(above, tar)
+        if code := step.run():
+            raise BuildError(
+                f"{task.name} failed with exit code {code}", remedy=task.remedy, detail=step.said(last=_TAIL)
+            )
+        for chunk in step.get(task.back):
+            result.write(chunk)
+        result.seek(0)
+        yield result
 
 
 @contextmanager

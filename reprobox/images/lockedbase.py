@@ -32,7 +32,7 @@ from reprobox.images.wheels import sha256_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    import docker
+    from reprobox.engines.store import ImageStore
     from reprobox.images import Reporter
     from reprobox.images.lockmodel import LockedDeb
 
@@ -42,7 +42,7 @@ _ONE_ESSENTIAL: Final = "dpkg"  # without it there is no Debian to make, and mmd
 
 
 def base_of_debs(
-    client: docker.DockerClient,
+    store: ImageStore,
     debs: Sequence[LockedDeb],
     files: Mapping[str, Path],
     *,
@@ -60,7 +60,7 @@ def base_of_debs(
     """
     note = cache / "by-lock" / locked_base_key(debs, names)
     digest = noted_digest(note)
-    if digest and name_base(client, image_id := base_config(digest)[0]):
+    if digest and name_base(store, image_id := base_config(digest)[0]):
         report.say(f"the base {tag_of(image_id)} of the lock is already in the engine")
         return image_id
     tar = cache / f"{digest}.tar"
@@ -68,7 +68,7 @@ def base_of_debs(
         tar = make_locked_base(debs, files, cache=cache, report=report, names=names)
         digest = tar.stem
         note_digest(note, digest)
-    return load_base(client, tar, digest)
+    return load_base(store, tar, digest)
 
 
 def make_locked_base(

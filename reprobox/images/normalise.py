@@ -20,7 +20,7 @@ from reprobox.images.layers import OPAQUE, WHITEOUT, Entry, canonical, entries_o
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    import docker
+    from reprobox.engines.store import ImageStore
     from reprobox.images import Reporter
 
 VOLATILE: Final = (
@@ -32,7 +32,7 @@ VOLATILE: Final = (
     (rb"var/cache/debconf/.+-old", "backups"),
     (rb"var/lib/dpkg/[^/]+-old", "backups"),
     (rb"(proc|sys|dev)/.+", "mounted over by the engine"),
-    (rb"\.dockerenv", "the engine's mark on a container"),
+    (rb"\.dockerenv|run/\.containerenv", "the engine's mark on a container"),
 )
 """Files that no layer keeps (a pattern for the whole path, and why). Folders stay where they are new."""
 
@@ -40,7 +40,10 @@ _VOLATILE: Final = re.compile(b"|".join(b"(?:%s)" % pattern for pattern, _ in VO
 _EMPTIED: Final = frozenset({b"etc/machine-id", b"var/lib/dbus/machine-id"})
 # What builders leave where they mount the network's configuration into a step.
 _STUBS: Final = frozenset({b"etc/hosts", b"etc/hostname", b"etc/resolv.conf"})
-_MOUNT_POINTS: Final = frozenset({b"proc", b"sys", b"dev"})  # BuildKit adds them where the base lacks them
+# BuildKit adds the first three where the base lacks them, Podman the last.
+_MOUNT_POINTS: Final = frozenset({b"proc", b"sys", b"dev", b"run"})
+_BUILDERS_LABEL: Final = "io.buildah.version"  # Podman's, of its own accord
+_WHITEOUT_MODE: Final = 0o600  # as Docker writes it; Podman writes 0
 _HASH_BASED: Final = 1  # PEP 552: the lowest bit of a pyc's flags
 
 
@@ -52,9 +55,7 @@ class Normalised:
     engine_id: str
 
 
-def normalise(
-    client: docker.DockerClient, raw: str, *, base: str, tag: str, scratch: Path, report: Reporter
-) -> Normalised:
+def normalise(store: ImageStore, raw: str, *, base: str, tag: str, scratch: Path, report: Reporter) -> Normalised:
     """Make the canonical image of ``raw``, which stands on the image ``base``, load it and name it ``tag``.
 
     ``raw`` stays. Needs disk under ``scratch`` for twice the image until it returns, and memory for the list of its
@@ -63,12 +64,12 @@ def normalise(
     :raises BuildError: ``raw`` does not stand on ``base``, or holds bytecode with a date in it.
     :raises EngineError: the engine could not save or load an image.
     """
-    below = client.images.get(base).attrs["RootFS"]["Layers"]
+    below = store.inspect(base).layers
     report.say("normalising the image, so that its id depends on its content alone")
     try:
-        with saved(client, raw, scratch) as image, TemporaryDirectory(dir=scratch, prefix="layers-") as made:
+        with saved(store, raw, scratch) as image, TemporaryDirectory(dir=scratch, prefix="layers-") as made:
             result = rewritten(image, below, Path(made), report)
-            return Normalised(image_id=result.image_id, engine_id=load(client, result, tag=tag, scratch=scratch))
+            return Normalised(image_id=result.image_id, engine_id=load(store, result, tag=tag, scratch=scratch))
     except OSError as error:
         if error.errno is None:
             raise  # the connection to the engine, not the disk
@@ -95,7 +96,7 @@ def rewritten(image: Image, below: Sequence[str], folder: Path, report: Reporter
             tree.apply(entries)
         report.progress("normalising", done + 1, len(image.layers))
     base = Image(config=image.config, layers=image.layers[: len(below)])
-    return assemble(base, layers)
+    return assemble(base, layers, changes={"Labels": {_BUILDERS_LABEL: None}})
 
 
 def settled(entries: Iterable[Entry], tree: Folders) -> list[Entry]:
@@ -125,7 +126,7 @@ def _kept(entry: Entry) -> Entry | None:
         return None
     is_marker = entry.parts[-1].startswith(WHITEOUT)
     if is_marker:
-        return None if _is_aufs(entry) else entry
+        return None if _is_aufs(entry) else replace(entry, mode=_WHITEOUT_MODE, uid=0, gid=0)
     if entry.kind == "folder":
         return None if entry.name in _MOUNT_POINTS else entry
     return None if _VOLATILE.fullmatch(entry.name) else entry
@@ -178,6 +179,8 @@ class Folders:
         for entry in entries:
             if entry.kind == "folder":
                 self.known[entry.name] = replace(entry, content=None)
+            for parent in parents_of(entry.name):  # a tar may name a file and none of its folders
+                self.known.setdefault(parent, Entry(name=parent, kind="folder", mode=0o755))
 
     def _forget(self, name: bytes, *, itself: bool) -> None:
         gone = [each for each in self.known if each.startswith(name + b"/") or (itself and each == name)]

@@ -20,7 +20,7 @@ from reprobox.images.layers import Entry, Layer, entries_of_tar, write_layer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    import docker
+    from reprobox.engines.store import ImageStore
     from reprobox.images import Reporter
 
 __all__ = ["BIN", "PACKAGES", "packages_layer"]
@@ -50,7 +50,7 @@ def packages_layer(
     *,
     image: str,
     scratch: Path,
-    client: docker.DockerClient,
+    store: ImageStore,
     report: Reporter,
 ) -> Layer:
     """Return the layer of these files, installed for the Python of ``image``.
@@ -65,7 +65,7 @@ def packages_layer(
         _unpack(wheel, unpacked)
     if sdists:
         report.say(f"building {', '.join(path.name for path in sdists)} in the image, with the network off")
-        for wheel in _built(sdists, home, image, scratch, client):
+        for wheel in _built(sdists, home, image, scratch, store):
             _unpack(wheel, unpacked)
     report.say("compiling the project's packages")
     compile_all = Task(
@@ -75,7 +75,7 @@ def packages_layer(
         name="compiling the project's packages",
         remedy="see what the compiler said with --debug",
     )
-    with done_inside(image, compile_all, scratch, client) as tar:
+    with done_inside(image, compile_all, scratch, store) as tar:
         prefix = home.name.encode()
         entries = [
             replace(entry, name=PACKAGES.encode() + entry.name.removeprefix(prefix), uid=0, gid=0)
@@ -84,7 +84,7 @@ def packages_layer(
         return write_layer([*entries, _pth()], scratch)
 
 
-def _built(sdists: Sequence[Path], home: Path, image: str, scratch: Path, client: docker.DockerClient) -> list[Path]:
+def _built(sdists: Sequence[Path], home: Path, image: str, scratch: Path, store: ImageStore) -> list[Path]:
     """Return the wheels of the source distributions, built by the image's own pip and compiler."""
     sources, wheels = scratch / "sdists", scratch / "built"
     sources.mkdir()
@@ -102,7 +102,7 @@ def _built(sdists: Sequence[Path], home: Path, image: str, scratch: Path, client
         name=f"building {', '.join(sorted(path.name for path in sdists))}",
         remedy="see why with --debug; where its build backend is missing, add that to the project's packages",
     )
-    with done_inside(image, task, scratch, client) as tar, tarfile.open(fileobj=tar, mode="r:") as archive:
+    with done_inside(image, task, scratch, store) as tar, tarfile.open(fileobj=tar, mode="r:") as archive:
         archive.extractall(wheels, filter="data")
     return sorted(wheels.rglob("*.whl"))
 

@@ -9,24 +9,22 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, TYPE_CHECKING, Any, Final, assert_never
+from typing import IO, TYPE_CHECKING, Final
 
-from reprobox import __version__, reference
-from reprobox.engines.digests import config_digest
+from reprobox import __version__
+from reprobox.engines.store import BuildJob
 from reprobox.errors import EngineError
 from reprobox.images import BuildRequest, BuildResult
 from reprobox.images.base import choose_base, missing_packages, same_base
-from reprobox.images.builders import BuildJob, build_buildkit, build_classic, choose_builder
 from reprobox.images.context import context_file
 from reprobox.images.normalise import Normalised, normalise
 from reprobox.images.sources import ImageInput
 from reprobox.images.wheels import Pin, collect, parse_lock
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
-    import docker
+    from reprobox.engines.store import ImageStore, StoredImage
     from reprobox.images import Builder, Reporter
     from reprobox.images.base import Base
 
@@ -49,7 +47,7 @@ class Surroundings:
 
 
 def run_build(
-    request: BuildRequest, *, client: docker.DockerClient, report: Reporter, within: Surroundings | None = None
+    request: BuildRequest, *, store: ImageStore, report: Reporter, within: Surroundings | None = None
 ) -> BuildResult:
     """Carry out ``request``; see :func:`reprobox.images.build`. ``within`` is the cache folder's scratch by default."""
     started = time.monotonic()
@@ -57,61 +55,52 @@ def run_build(
         same_base(request.base, {})  # refuses what is no reference before anything is fetched
     made_of = ImageInput.read(request.variant, compiler=request.compiler)
     name, lock = request.name or made_of.tag, _lock_digest(made_of.lock)
-    result = partial(build_result, request, tag=name, made_of=made_of.digest, lock=lock, client=client, started=started)
+    result = partial(build_result, request, tag=name, made_of=made_of.digest, lock=lock, store=store, started=started)
 
-    present = None if request.no_cache else _present(client, made_of, request, report)
+    present = None if request.no_cache else _present(store, made_of, request, report)
     if present:
         return result(present, reused=True)
 
-    builder = choose_builder(request.builder, client=client, report=report)
+    builder = store.choose_builder(request.builder, report)
     cache = cache_folder()
     within = within or Surroundings(scratch=_scratch(cache))
     pins = parse_lock(made_of.lock, source=f"docker/locks/{request.variant}.txt")
     wheels = collect(pins, wheelhouses=request.wheelhouses, cache=cache / "wheels", report=report)
-    base = choose_base(request.base, client=client, cache=cache / "base", report=report, compiler=request.compiler)
+    base = choose_base(request.base, store=store, cache=cache / "base", report=report, compiler=request.compiler)
     files: dict[str, Path | bytes] = {f"wheels/{wheel}": path for wheel, path in wheels.items()}
     files.update(made_of.files)
     args = _build_args(made_of, base, pins)
-    network = _network(base, client, report, compiler=request.compiler)
+    network = _network(base, store, report, compiler=request.compiler)
     report.say(f"building {name} with {'BuildKit' if builder == 'buildkit' else 'the classic builder'}")
     with context_file(files, within.scratch, backwards=within.backwards) as context:
         built = build_normalised(
             context, args, builder=builder, base=base.source, tag=name, network=network,
-            no_cache=request.no_cache, scratch=within.scratch, client=client, report=report,
+            no_cache=request.no_cache, scratch=within.scratch, store=store, report=report,
         )  # fmt: skip
     if builder == "classic":
         report.say(
             "the stages are kept for the next build; docker image prune --filter label=reprobox.stage frees them"
         )
-    attrs = client.images.get(built.engine_id).attrs
-    return result(attrs, reused=False, builder=builder, image_id=built.image_id)
+    return result(store.inspect(built.engine_id), reused=False, builder=builder, image_id=built.image_id)
 
 
 def build_normalised(
     context: IO[bytes], args: dict[str, str], *, builder: Builder, base: str, tag: str, network: str, no_cache: bool,
-    scratch: Path, client: docker.DockerClient, report: Reporter,
+    scratch: Path, store: ImageStore, report: Reporter,
 ) -> Normalised:  # fmt: skip
     """Have ``builder`` build the context on the image ``base``, and leave only the normalised image, named ``tag``.
 
     :raises BuildError: a step failed, or what was built cannot be normalised.
     :raises EngineError: the engine refused.
     """
-    import docker.errors
-
     raw = f"reprobox-raw:{uuid.uuid4().hex}"  # so that no other build, and no prune, takes it away meanwhile
     job = BuildJob(context=context, args=args, tag=raw, network=network, no_cache=no_cache)
     try:
-        match builder:
-            case "classic":
-                built = build_classic(job, client=client, report=report)
-            case "buildkit":
-                built = build_buildkit(job, client=client, report=report)
-            case _:
-                assert_never(builder)
-        return normalise(client, built, base=base, tag=tag, scratch=scratch, report=report)
+        built = store.build(job, builder, report)
+        return normalise(store, built.engine_id, base=base, tag=tag, scratch=scratch, report=report)
     finally:
-        with suppress(docker.errors.APIError):
-            client.api.remove_image(raw)
+        with suppress(EngineError):
+            store.remove(raw)
 
 
 def _scratch(cache: Path) -> Path:
@@ -125,20 +114,13 @@ def _scratch(cache: Path) -> Path:
     return folder
 
 
-def _present(
-    client: docker.DockerClient, made_of: ImageInput, request: BuildRequest, report: Reporter
-) -> dict[str, Any] | None:
+def _present(store: ImageStore, made_of: ImageInput, request: BuildRequest, report: Reporter) -> StoredImage | None:
     """Return the engine's description of the local image when it is what ``request`` would build, else None."""
-    import docker.errors
-
     name = request.name or made_of.tag
-    try:
-        found: dict[str, Any] = client.images.get(name).attrs
-    except docker.errors.ImageNotFound:
+    found = store.find(name)
+    if found is None:
         return None
-    except docker.errors.APIError as error:
-        raise EngineError(f"the engine could not say whether it has {name}", detail=str(error)) from error
-    labels = found["Config"].get("Labels") or {}
+    labels = found.labels
     if labels.get("reprobox.input") != made_of.digest:
         report.say(f"the image {name} was made of something else; building it again")
         return None
@@ -153,12 +135,12 @@ def _present(
 
 def build_result(
     request: BuildRequest,
-    image: Mapping[str, Any],
+    image: StoredImage,
     *,
     tag: str,
     made_of: str,
     lock: str,
-    client: docker.DockerClient,
+    store: ImageStore,
     started: float,
     reused: bool,
     builder: Builder | None = None,
@@ -172,19 +154,17 @@ def build_result(
     :param builder: who carried out a Dockerfile for it, if anybody did.
     :param image_id: the OCI config digest where it is known; the engine is asked by default.
     """
-    engine_id = str(image["Id"])
     if request.tag:
-        wanted = reference.parse(request.tag)
-        client.api.tag(engine_id, wanted.name, tag=wanted.tag or "latest")
+        store.tag(image.engine_id, request.tag)
     return BuildResult(
-        image_id=image_id or config_digest(client, engine_id),
-        engine_id=engine_id,
+        image_id=image_id or store.image_id(image),
+        engine_id=image.engine_id,
         builder=builder,
         way=f"{builder}+normalised" if builder else None,
         reused=reused,
         variant=request.variant,
         tag=request.tag or tag,
-        base=image["Config"]["Labels"]["reprobox.base"],
+        base=image.labels["reprobox.base"],
         input=made_of,
         lock=lock,
         seconds=time.monotonic() - started,
@@ -206,8 +186,8 @@ def _build_args(made_of: ImageInput, base: Base, pins: tuple[Pin, ...]) -> dict[
     }
 
 
-def _network(base: Base, client: docker.DockerClient, report: Reporter, *, compiler: bool) -> str:
-    missing = missing_packages(base, client=client, compiler=compiler)
+def _network(base: Base, store: ImageStore, report: Reporter, *, compiler: bool) -> str:
+    missing = missing_packages(base, store=store, compiler=compiler)
     if not missing:
         return "none"
     report.say(

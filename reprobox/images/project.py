@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
-from reprobox.errors import ArtefactError, BuildError, EngineError, LockError
+from reprobox.errors import ArtefactError, BuildError, LockError
 from reprobox.images import BuildResult, archive
 from reprobox.images.artefacts import ArtefactCache, artefact_folder
 from reprobox.images.bootstrap import COMPILER
@@ -28,9 +28,9 @@ from reprobox.images.project_name import project_name
 from reprobox.images.sources import ImageInput
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    import docker
+    from reprobox.engines.store import ImageStore, StoredImage
     from reprobox.images import BuildRequest, Reporter, Variant
     from reprobox.images.fetching import Fetched
     from reprobox.images.lockmodel import Lock, LockedDeb, Platform
@@ -45,7 +45,7 @@ def build_project(
     lock: Lock,
     request: BuildRequest,
     *,
-    client: docker.DockerClient,
+    store: ImageStore,
     report: Reporter,
     within: Surroundings | None = None,
 ) -> BuildResult:
@@ -59,9 +59,9 @@ def build_project(
     made_of, tag = name.input, name.tag
     lock_digest = lock.digest(request.variant)
     result = partial(
-        build_result, request, tag=tag, made_of=made_of, lock=f"sha256:{lock_digest}", client=client, started=started
+        build_result, request, tag=tag, made_of=made_of, lock=f"sha256:{lock_digest}", store=store, started=started
     )
-    if not request.no_cache and (found := _present(client, tag, made_of)) is not None:
+    if not request.no_cache and (found := _present(store, tag, made_of)) is not None:
         report.say(f"the image {tag} is already there; nothing to build")
         return result(found, reused=True)
     if missing := lock.missing_for(request.variant):
@@ -85,22 +85,22 @@ def build_project(
     cache = cache_folder()
     with TemporaryDirectory(dir=_made(cache / "contexts"), prefix="project-") as made:
         scratch = Path(made)
-        base = _base(lock, request, fetched, platform, scratch, client, report, within)
+        base = _base(lock, request, fetched, platform, scratch, store, report, within)
         wheels = [fetched.files[w.sha256] for w in lock.wheels_for(request.variant, platform, layer="project")]
         sdists = [fetched.files[one.sha256] for one in lock.sdists_for(request.variant, platform)]
         layers = []
         if wheels or sdists:
             layers.append(
-                packages_layer(wheels, sdists, image=base.engine_id, scratch=scratch, client=client, report=report)
+                packages_layer(wheels, sdists, image=base.engine_id, scratch=scratch, store=store, report=report)
             )
         image = archive.assemble(
-            archive.described(client, base.engine_id),
+            archive.described(store, base.engine_id),
             layers,
-            changes=_changes(client, base.engine_id, made_of, lock_digest),
+            changes=_changes(store, base.engine_id, made_of, lock_digest),
             said=[f"reprobox: {len(wheels) + len(sdists)} packages of the project"] * len(layers),
         )
-        archive.load(client, image, tag=tag, scratch=scratch)
-    found = _present(client, tag, made_of)
+        archive.load(store, image, tag=tag, scratch=scratch)
+    found = _present(store, tag, made_of)
     if found is None:
         raise BuildError(f"the engine loaded {tag} and does not have it", remedy="run it again")
     return result(found, reused=False, builder=base.builder)
@@ -112,7 +112,7 @@ def _base(
     fetched: Fetched,
     platform: Platform,
     scratch: Path,
-    client: docker.DockerClient,
+    store: ImageStore,
     report: Reporter,
     within: Surroundings | None,
 ) -> BuildResult:
@@ -124,12 +124,12 @@ def _base(
     if debs := lock.debs_for(platform):
         names = base_names(lock, debs, compiler=request.compiler)
         standing_on = base_of_debs(
-            client, debs, fetched.files, names=names, cache=cache_folder() / "base", report=report
+            store, debs, fetched.files, names=names, cache=cache_folder() / "base", report=report
         )
         ours = ImageInput.read(request.variant, compiler=request.compiler).tag
         name = f"{ours}-{locked_base_key(debs, names)[:12]}"
         asked = replace(asked, base=standing_on, name=name)
-    return run_build(asked, client=client, report=report, within=within)
+    return run_build(asked, store=store, report=report, within=within)
 
 
 def base_names(lock: Lock, debs: Sequence[LockedDeb], *, compiler: bool) -> tuple[str, ...]:
@@ -161,10 +161,9 @@ def note_in_lock(path: Path, variant: Variant, built: BuildResult, *, torch: str
     return f"{path.name} names {built.image_id} as its {variant} image now; commit it"
 
 
-def _changes(client: docker.DockerClient, base: str, made_of: str, lock: str) -> dict[str, Any]:
-    environment: list[str] = client.images.get(base).attrs["Config"]["Env"]
+def _changes(store: ImageStore, base: str, made_of: str, lock: str) -> dict[str, Any]:
     return {
-        "Env": [_with_scripts(entry) for entry in environment],
+        "Env": [_with_scripts(entry) for entry in store.inspect(base).environment],
         "Labels": {"reprobox.project": made_of, "reprobox.project-lock": lock},
     }
 
@@ -175,20 +174,10 @@ def _with_scripts(entry: str) -> str:
     return f"PATH={value.replace(BIN, f'{BIN}:/{PACKAGES}/bin', 1)}" if name == "PATH" else entry
 
 
-def _present(client: docker.DockerClient, tag: str, made_of: str) -> Mapping[str, Any] | None:
+def _present(store: ImageStore, tag: str, made_of: str) -> StoredImage | None:
     """Return the engine's description of the project's image where it is the one that would be built."""
-    import docker.errors
-
-    try:
-        found: dict[str, Any] = client.images.get(tag).attrs
-    except docker.errors.ImageNotFound:
-        return None
-    except docker.errors.APIError as error:
-        raise EngineError(
-            f"the engine could not say whether it has {tag}", remedy=_SEE_DOCTOR, detail=str(error)
-        ) from error
-    labels = found["Config"].get("Labels") or {}
-    return found if labels.get("reprobox.project") == made_of else None
+    found = store.find(tag)
+    return found if found is not None and found.labels.get("reprobox.project") == made_of else None
 
 
 def _made(folder: Path) -> Path:

@@ -17,7 +17,7 @@ from reprobox.images.pipeline import Surroundings, cache_folder
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import docker
+    from reprobox.engines.store import ImageStore
     from reprobox.images import BuildRequest, BuildResult, Reporter
 
 _UMASK: Final = 0o077
@@ -49,7 +49,7 @@ class Verification:
 
 
 def build_verified(
-    build: Callable[..., BuildResult], request: BuildRequest, *, client: docker.DockerClient, report: Reporter
+    build: Callable[..., BuildResult], request: BuildRequest, *, store: ImageStore, report: Reporter
 ) -> BuildResult:
     """Have ``build`` carry out ``request`` twice from nothing; return the first result, ``verification`` filled in.
 
@@ -63,9 +63,9 @@ def build_verified(
 
     def make(within: Surroundings | None) -> BuildResult:
         report.say("building from nothing" + (", a second time in other surroundings" if within else ""))
-        return build(asked, client=client, report=report, within=within)
+        return build(asked, store=store, report=report, within=within)
 
-    first, seen = build_twice(make, client=client, scratch=cache_folder() / "contexts")
+    first, seen = build_twice(make, store=store, scratch=cache_folder() / "contexts")
     verdict: dict[str, Any] = {"same": seen.same, "other_image_id": seen.other_image_id, "difference": None}
     if seen.difference:
         verdict["difference"] = {
@@ -75,7 +75,7 @@ def build_verified(
 
 
 def build_twice(
-    make: Callable[[Surroundings | None], _Built], *, client: docker.DockerClient, scratch: Path
+    make: Callable[[Surroundings | None], _Built], *, store: ImageStore, scratch: Path
 ) -> tuple[_Built, Verification]:
     """Have ``make`` build an image here and once more elsewhere; return the first and what the comparison showed.
 
@@ -83,20 +83,19 @@ def build_twice(
     are the first image's again.
     """
     first = make(None)
-    before = _stages(client)
+    before = _stages(store)
     scratch.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=scratch, prefix="again-") as made, elsewhere(Path(made)) as within:
         second = make(within)
-    for left in _stages(client) - before:
-        client.api.remove_image(left, force=True)
+    for left in _stages(store) - before:
+        store.remove(left, force=True)
     if first.image_id == second.image_id:
         return first, Verification(same=True, other_image_id=second.image_id, difference=None)
-    with saved(client, first.engine_id, scratch) as one, saved(client, second.engine_id, scratch) as other:
+    with saved(store, first.engine_id, scratch) as one, saved(store, second.engine_id, scratch) as other:
         difference = first_difference(one, other)
-    for name in client.images.get(second.engine_id).tags:
-        repository, _, tag = name.rpartition(":")
-        client.api.tag(first.engine_id, repository, tag=tag)
-    client.api.remove_image(second.engine_id)
+    for name in store.inspect(second.engine_id).names:
+        store.tag(first.engine_id, name)
+    store.remove(second.engine_id)
     return first, Verification(same=False, other_image_id=second.image_id, difference=difference)
 
 
@@ -119,7 +118,6 @@ def elsewhere(folder: Path) -> Iterator[Surroundings]:
         os.chdir(here)  # last: the folder may be gone meanwhile
 
 
-def _stages(client: docker.DockerClient) -> set[str]:
+def _stages(store: ImageStore) -> set[str]:
     """Return the ids of what the classic builder left of builds."""
-    left = client.api.images(filters={"label": "reprobox.stage", "dangling": True})
-    return {str(each["Id"]) for each in left}
+    return set(store.ids(label="reprobox.stage"))

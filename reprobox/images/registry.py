@@ -8,9 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from reprobox import reference
-from reprobox.engines import transfer
-from reprobox.engines.connection import NoSuchThing, engine_errors
-from reprobox.engines.digests import config_digest
 from reprobox.errors import EngineError, LockError, RegistryError, UsageError
 from reprobox.images.lockfile import LOCK_NAME, read_lock, write_lock
 from reprobox.images.lockmodel import VARIANTS
@@ -20,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    import docker
+    from reprobox.engines.store import ImageStore
     from reprobox.engines.transfer import Patience
     from reprobox.images import Reporter, Variant
     from reprobox.images.lockmodel import Lock
@@ -68,7 +65,7 @@ class Pushed(_Shared):
 def pull_image(
     wanted: Reference,
     *,
-    client: docker.DockerClient,
+    store: ImageStore,
     report: Reporter,
     patience: Patience | None = None,
     image_id: str | None = None,
@@ -81,17 +78,15 @@ def pull_image(
     :raises RegistryError: it could not be had, or is another image than ``image_id``; then what was fetched is let go.
     """
     started = time.monotonic()
-    had = _image_ids(client) if image_id else set()
-    digest = transfer.pull(client, wanted, report, patience=patience)
+    had = store.ids(hidden=True) if image_id else ()
+    digest = store.pull(wanted, report, patience=patience)
     name = f"{wanted.name}@{digest}"
-    with engine_errors(f"look up {name}"):
-        # By digest: the tag may by now be somebody else's.
-        engine_id = str(client.images.get(name).id)
-    found = config_digest(client, engine_id)
+    fetched = store.inspect(name)  # by digest: the tag may by now be somebody else's
+    found = store.image_id(fetched)
     if image_id not in {None, found}:
-        if engine_id not in had:
-            with contextlib.suppress(EngineError), engine_errors(f"remove {name}"):
-                client.images.remove(name)
+        if fetched.engine_id not in had:
+            with contextlib.suppress(EngineError):
+                store.remove(name)
         raise RegistryError(
             f"{name} is the image {found}, and {lock} names {image_id}; it is not used",
             remedy="push the image of the lock there, or write the lock of that image",
@@ -100,7 +95,7 @@ def pull_image(
         reference=str(wanted),
         repo_digest=name,
         image_id=found,
-        engine_id=engine_id,
+        engine_id=fetched.engine_id,
         lock=lock,
         seconds=time.monotonic() - started,
     )
@@ -111,7 +106,7 @@ def pull_locked(
     repository: str | None,
     variant: str | None,
     *,
-    client: docker.DockerClient,
+    store: ImageStore,
     report: Reporter,
     patience: Patience | None = None,
 ) -> Pulled:
@@ -131,9 +126,9 @@ def pull_locked(
         )
     wanted = replace(reference.parse(repository), tag=None, digest=locked.repo_digest)
     pulled = pull_image(
-        wanted, client=client, report=report, patience=patience, image_id=locked.config_digest, lock=str(path)
+        wanted, store=store, report=report, patience=patience, image_id=locked.config_digest, lock=str(path)
     )
-    _name_as_built(client, pulled, lock, chosen)
+    _name_as_built(store, pulled, lock, chosen)
     return pulled
 
 
@@ -141,7 +136,7 @@ def push_image(
     image: str,
     target: Reference,
     *,
-    client: docker.DockerClient,
+    store: ImageStore,
     report: Reporter,
     patience: Patience | None = None,
 ) -> Pushed:
@@ -157,20 +152,20 @@ def push_image(
     if target.digest:
         raise UsageError(f"{target} has a digest, which follows from the image", remedy="give NAME:TAG to push it as")
     named = target if target.tag else replace(target, tag="latest")
-    image_id = config_digest(client, image)
-    with engine_errors(f"look up {image}"):
-        engine_id = str(client.images.get(image).id)
-    with _tagged(client, engine_id, named):
-        digest = transfer.push(client, named, report, patience=patience)
+    found = store.inspect(image)
+    image_id = store.image_id(found)
+    with _tagged(store, found.engine_id, named):
+        digest = store.push(named, report, patience=patience)
         repo_digest = f"{named.name}@{digest}"
-        same = _is_known_as(client, engine_id, repo_digest)
+        known = store.find(repo_digest)  # Podman keeps no digest of what it pushed
+        same = known is None or known.engine_id == found.engine_id
     if not same:
         raise RegistryError(f"{repo_digest} is not the image that was pushed", remedy="push it again")
     return Pushed(
         reference=str(named),
         repo_digest=repo_digest,
         image_id=image_id,
-        engine_id=engine_id,
+        engine_id=found.engine_id,
         lock=None,
         seconds=time.monotonic() - started,
     )
@@ -222,44 +217,23 @@ def note_in_lock(folder: Path, variant: str, pushed: Pushed, report: Reporter) -
     return replace(pushed, lock=str(path))
 
 
-def _is_known_as(client: docker.DockerClient, engine_id: str, repo_digest: str) -> bool:
-    """Tell whether the digest that the registry answered is the image's; Podman keeps none of what it pushed."""
-    try:
-        with engine_errors(f"look up {repo_digest}"):
-            return str(client.images.get(repo_digest).id) == engine_id
-    except NoSuchThing:
-        return True
-
-
-def _name_as_built(client: docker.DockerClient, pulled: Pulled, lock: Lock, variant: Variant) -> None:
+def _name_as_built(store: ImageStore, pulled: Pulled, lock: Lock, variant: Variant) -> None:
     """Give the image the name it has where it was built: runs look for it, and pruning leaves it alone."""
-    repository, _, tag = project_tag(lock, variant).rpartition(":")
-    with engine_errors("name the image of the lock"):
-        client.api.tag(pulled.engine_id, repository, tag=tag)
-
-
-def _image_ids(client: docker.DockerClient) -> set[str]:
-    with engine_errors("list its images"):
-        return {str(image["Id"]) for image in client.api.images(all=True)}
+    store.tag(pulled.engine_id, project_tag(lock, variant))
 
 
 @contextlib.contextmanager
-def _tagged(client: docker.DockerClient, engine_id: str, named: Reference) -> Iterator[None]:
+def _tagged(store: ImageStore, engine_id: str, named: Reference) -> Iterator[None]:
     """Give the image the name it is pushed under, and take it away again, or give it back, where the block fails."""
     name = str(named)
-    try:
-        with engine_errors(f"look up {name}"):
-            before = str(client.images.get(name).id)
-    except NoSuchThing:
-        before = None
-    with engine_errors(f"name the image {name}"):
-        client.api.tag(engine_id, named.name, tag=named.tag)
+    before = store.find(name)
+    store.tag(engine_id, name)
     try:
         yield
     except BaseException:
-        with contextlib.suppress(EngineError), engine_errors(f"take the name {name} back"):
+        with contextlib.suppress(EngineError):
             if before is not None:
-                client.api.tag(before, named.name, tag=named.tag)
-            elif len(client.images.get(engine_id).tags) > 1:  # an image goes with its last name
-                client.images.remove(name)
+                store.tag(before.engine_id, name)
+            elif len(store.inspect(engine_id).names) > 1:  # an image goes with its last name
+                store.remove(name)
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from reprobox.engines import image_store
 from reprobox.errors import ImageNotFound, LockError, UsageError
 from reprobox.images.lockfile import LOCK_NAME
 from reprobox.images.lockmodel import Lock, LockedImage
@@ -70,17 +71,12 @@ def locked_image(engine: Engine, wanted: LockedChoice, report: Reporter) -> tupl
         )
     if fetched is not None:
         return fetched, _checked(engine.pull(fetched, report.say, None), fetched, locked)
-    if engine.name != "docker":
-        raise ImageNotFound(
-            f"{engine.name} does not have the image of {LOCK_NAME}",
-            remedy=f"build it on Docker, and copy it: reprobox build, reprobox save, {engine.name} load",
-        )
     report.say(f"the image of {LOCK_NAME} is not on this machine; building it")
     from reprobox.images import BuildRequest
     from reprobox.images.project import build_project  # what a build needs takes longer to import than to decide this
 
     request = BuildRequest(variant=wanted.variant, compiler=ours.compiler)
-    build_project(wanted.lock, request, client=engine.client, report=report)  # type: ignore[attr-defined]
+    build_project(wanted.lock, request, store=image_store(engine), report=report)
     return ours.tag, _checked(engine.image(ours.tag), ours.tag, locked)
 
 

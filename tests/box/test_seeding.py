@@ -92,10 +92,10 @@ def test_a_hook_that_leaves_one_generator_out_is_caught(local, target):
     leave_out = f"import _reprobox_hook as h; h.TARGETS.pop({target!r})"
     local.write("sitecustomize.py", leave_out)
     environment = {"PYTHONPATH": str(local.folder)}
-    given = {"flags": ("--self-test", "off"), "environment": environment}
-    results = {local.run("python", "train.py", **given).stdout for _ in range(TWINS)}
+    results = {local.run("python", "train.py", environment=environment).stdout for _ in range(TWINS)}
     assert len(results) == TWINS
-    refused = local.run("python", "train.py", environment=environment, check=False)
+    tested = ("--seed", "42", "--self-test", "auto")
+    refused = local.run("python", "train.py", flags=tested, environment=environment, check=False)
     assert (refused.returncode, refused.stdout) == (125, "")
     assert "the self-test failed, so the command was not started" in refused.stderr
 

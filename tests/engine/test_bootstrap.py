@@ -6,9 +6,10 @@ import shutil
 import tarfile
 
 import pytest
+from support.engine import config_digest
 from support.said import Said
 
-from reprobox.engines.digests import config_digest
+from reprobox.engines.docker_store import DockerImageStore
 from reprobox.errors import BuildError
 from reprobox.images.base import Base, missing_packages
 from reprobox.images.bootstrap import PACKAGES, apt_targets, base_config, bootstrap, make_base, tag_of
@@ -31,7 +32,7 @@ def targets():
 @pytest.fixture(scope="module")
 def base(docker_client, targets):
     """Image id of the base, from the cache every build uses."""
-    return bootstrap(docker_client, cache=cache_folder() / "base", report=Said())
+    return bootstrap(DockerImageStore(docker_client), cache=cache_folder() / "base", report=Said())
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +60,10 @@ def test_nothing_of_the_host_is_in_the_base(made_again, targets):
 
 def test_a_base_without_a_compiler_has_all_the_rest_and_weighs_less(docker_client, base, targets):
     cache = cache_folder() / "base"
-    bare = bootstrap(docker_client, cache=cache, report=Said(), packages=PACKAGES)
+    bare = bootstrap(DockerImageStore(docker_client), cache=cache, report=Said(), packages=PACKAGES)
     chosen = Base(source=tag_of(bare), digest=bare, record=bare)
-    assert missing_packages(chosen, client=docker_client, compiler=False) == ""
-    assert missing_packages(chosen, client=docker_client) == "libpython3-dev g++"
+    assert missing_packages(chosen, store=DockerImageStore(docker_client), compiler=False) == ""
+    assert missing_packages(chosen, store=DockerImageStore(docker_client)) == "libpython3-dev g++"
     sizes = [docker_client.images.get(each).attrs["Size"] for each in (bare, base)]
     assert sizes[0] < 120_000_000 < sizes[1]
 
@@ -79,5 +80,5 @@ def test_pythons_own_library_has_bytecode_that_is_never_checked(made_again):
 
 def test_a_base_that_is_in_the_engine_is_not_made_again(docker_client, base):
     said = Said()
-    assert bootstrap(docker_client, cache=cache_folder() / "base", report=said) == base
+    assert bootstrap(DockerImageStore(docker_client), cache=cache_folder() / "base", report=said) == base
     assert said.lines == [f"the bootstrapped base {base} is already in the engine"]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import uuid
 
 import pytest
+from support.engine import config_digest
 from support.registry import running_registry
 from support.said import Said
 
 from reprobox import __version__
 from reprobox.engines.digests import config_digest_from_archive
+from reprobox.engines.docker_store import DockerImageStore
+from reprobox.engines.store import BuildJob
 from reprobox.errors import BuildError, EngineError
-from reprobox.images import BuildRequest, build, config_digest, input_digest, pipeline, sources
+from reprobox.images import BuildRequest, build, input_digest, pipeline, sources
 from reprobox.images.base import choose_base, missing_packages
-from reprobox.images.builders import BuildJob, build_buildkit, build_classic
 from reprobox.images.context import EPOCH, context_file
 from reprobox.recipe import BOX_PROTOCOL
 
@@ -55,12 +57,12 @@ def build_small(builder, client, tmp_path, dockerfile):
     name = f"reprobox-test:{uuid.uuid4().hex[:12]}"
     with context_file({"Dockerfile": dockerfile.encode(), "file": b"content"}, tmp_path) as context:
         job = BuildJob(context=context, args={}, tag=name, network="none", no_cache=True)
-        return builder(job, client=client, report=Said()), name
+        return DockerImageStore(client).build(job, builder, Said()).engine_id, name
 
 
 def test_what_is_built_already_is_returned_without_fetching_a_wheel(docker_client, image, monkeypatch):
     monkeypatch.setattr(pipeline, "collect", lambda *_, **__: pytest.fail("wheels were asked for"))
-    result = build(BuildRequest(), client=docker_client, report=Said())
+    result = build(BuildRequest(), store=DockerImageStore(docker_client), report=Said())
     assert result.reused
     assert result.builder is None
     assert result.engine_id == image
@@ -115,7 +117,7 @@ def test_torch_compile_finds_its_compiler_with_a_read_only_root(docker_client, i
 
 def test_buildkit_gives_the_very_image_that_is_there(docker_client, image, base_of_image):
     request = BuildRequest(builder="buildkit", base=base_of_image, no_cache=True)
-    result = build(request, client=docker_client, report=Said())
+    result = build(request, store=DockerImageStore(docker_client), report=Said())
     assert (result.builder, result.way, result.reused) == ("buildkit", "buildkit+normalised", False)
     assert result.image_id == config_digest(docker_client, image)
 
@@ -150,11 +152,11 @@ def test_the_base_of_a_registry_is_recorded_by_the_digest_it_had(docker_client, 
         digest = pushed[-1]["aux"]["Digest"]
         docker_client.images.remove(f"{name}:1")
 
-        result = build(BuildRequest(base=f"{name}:1"), client=docker_client, report=Said())
+        result = build(BuildRequest(base=f"{name}:1"), store=DockerImageStore(docker_client), report=Said())
         labels = docker_client.images.get(result.engine_id).labels
         assert result.base == labels["reprobox.base"] == labels["org.opencontainers.image.base.digest"] == digest
         assert labels["org.opencontainers.image.base.name"] == f"{name}:1"
-        assert build(BuildRequest(base=f"{name}@{digest}"), client=docker_client, report=Said()).reused
+        assert build(BuildRequest(base=f"{name}@{digest}"), store=DockerImageStore(docker_client), report=Said()).reused
     finally:
         for reference in (f"{name}:1", *docker_client.images.get(source).attrs["RepoDigests"]):
             if reference in _names(docker_client, source):
@@ -168,27 +170,27 @@ def _names(client, image):
 
 def test_a_base_the_registry_lacks_is_an_error_in_the_registrys_words(docker_client, registry, tmp_path):
     with pytest.raises(EngineError, match="cannot be pulled") as failure:
-        choose_base(f"{registry}/team/absent:1", client=docker_client, cache=tmp_path, report=Said())
+        choose_base(f"{registry}/team/absent:1", store=DockerImageStore(docker_client), cache=tmp_path, report=Said())
     assert "unknown" in failure.value.detail or "not found" in failure.value.detail
 
 
 def test_what_a_base_lacks_is_listed_and_the_bootstrapped_base_lacks_nothing(docker_client, image, tmp_path):
     source = docker_client.images.get(image).labels["reprobox.base"].removeprefix("bootstrap@")
     text = f"FROM {source}\nRUN rm /usr/bin/tini /usr/bin/g++\n"
-    bare, name = build_small(build_classic, docker_client, tmp_path, text)
+    bare, name = build_small("classic", docker_client, tmp_path, text)
     try:
-        chosen = choose_base(bare, client=docker_client, cache=tmp_path, report=Said())
+        chosen = choose_base(bare, store=DockerImageStore(docker_client), cache=tmp_path, report=Said())
         assert chosen.record == bare
-        assert missing_packages(chosen, client=docker_client) == "g++ tini"
-        assert missing_packages(chosen, client=docker_client, compiler=False) == "tini"
+        assert missing_packages(chosen, store=DockerImageStore(docker_client)) == "g++ tini"
+        assert missing_packages(chosen, store=DockerImageStore(docker_client), compiler=False) == "tini"
         docker_client.images.remove(chosen.source)
     finally:
         docker_client.images.remove(name)
-    whole = choose_base(source, client=docker_client, cache=tmp_path, report=Said())
-    assert missing_packages(whole, client=docker_client) == ""
+    whole = choose_base(source, store=DockerImageStore(docker_client), cache=tmp_path, report=Said())
+    assert missing_packages(whole, store=DockerImageStore(docker_client)) == ""
 
 
-@pytest.mark.parametrize("builder", [build_classic, build_buildkit])
+@pytest.mark.parametrize("builder", ["classic", "buildkit"])
 def test_a_failing_step_is_an_error_with_the_tail_of_its_log(docker_client, image, tmp_path, builder):
     tag = docker_client.images.get(image).tags[0]
     with pytest.raises(BuildError) as failure:
@@ -197,7 +199,7 @@ def test_a_failing_step_is_an_error_with_the_tail_of_its_log(docker_client, imag
     assert "3" in failure.value.message
 
 
-@pytest.mark.parametrize("builder", [build_classic, build_buildkit])
+@pytest.mark.parametrize("builder", ["classic", "buildkit"])
 def test_the_config_digest_read_from_the_archive_is_the_engines_id(docker_client, tmp_path, builder):
     built, name = build_small(builder, docker_client, tmp_path, "FROM scratch\nCOPY file /file\nLABEL a=b\n")
     try:

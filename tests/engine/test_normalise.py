@@ -15,7 +15,8 @@ from support.daemon import SmallImage
 from support.said import Said
 from support.small_build import small_build
 
-from reprobox.errors import BuildError
+from reprobox.engines.docker_store import DockerImageStore
+from reprobox.errors import BuildError, EngineError, ImageNotFound
 from reprobox.images import archive
 from reprobox.images.layers import Entry, Layer, entries_of_folder, entries_of_tar, write_layer
 from reprobox.images.normalise import normalise
@@ -107,7 +108,9 @@ def context(more=""):
 
 
 def built(client, base, tag, tmp_path, *, builder="classic", more=""):
-    return small_build(client, builder=builder, base=base, tag=tag, files=context(more), scratch=tmp_path).image_id
+    return small_build(
+        DockerImageStore(client), builder=builder, base=base, tag=tag, files=context(more), scratch=tmp_path
+    ).image_id
 
 
 def built_elsewhere(base, tag, folder, *, builder, zone, umask, wrapper=()):
@@ -178,11 +181,11 @@ def test_what_the_builder_left_is_gone_and_the_base_is_shared(docker_client, bas
 def twice(client, base, tag, tmp_path, more, builder):
     def make(within):
         return small_build(
-            client, builder=builder, base=base, tag=tag, files=context(more),
+            DockerImageStore(client), builder=builder, base=base, tag=tag, files=context(more),
             scratch=within.scratch if within else tmp_path, backwards=bool(within and within.backwards),
         )  # fmt: skip
 
-    return build_twice(make, client=client, scratch=tmp_path)
+    return build_twice(make, store=DockerImageStore(client), scratch=tmp_path)
 
 
 @pytest.mark.parametrize("builder", ["classic", "buildkit"])
@@ -217,14 +220,16 @@ def put_on(client, base, tag, tmp_path, content):
     (tmp_path / "site").mkdir(exist_ok=True)
     (tmp_path / "site" / "hello").write_text(content)
     layer = write_layer(entries_of_folder(tmp_path / "site", at="opt/project"), tmp_path)
-    image = archive.assemble(archive.described(client, base), [layer], changes={"Cmd": ["x"]}, said=["the project's"])
-    return image, archive.load(client, image, tag=tag, scratch=tmp_path)
+    image = archive.assemble(
+        archive.described(DockerImageStore(client), base), [layer], changes={"Cmd": ["x"]}, said=["the project's"]
+    )
+    return image, archive.load(DockerImageStore(client), image, tag=tag, scratch=tmp_path)
 
 
 def test_a_layer_put_on_an_image_sends_that_layer_alone(docker_client, base, tag, tmp_path, monkeypatch):
     sent = []
-    send = archive._send
-    monkeypatch.setattr(archive, "_send", lambda client, chunks, name: send(client, counted(chunks, sent), name))
+    load = DockerImageStore.load
+    monkeypatch.setattr(DockerImageStore, "load", lambda store, chunks, log: load(store, counted(chunks, sent), log))
     image, engine_id = put_on(docker_client, base, tag, tmp_path, "hello")
     assert engine_id == image.image_id == docker_client.images.get(tag).id
     assert sum(sent) < 100_000
@@ -243,32 +248,32 @@ def test_an_engine_that_wants_every_layer_gets_every_layer(docker_client, base, 
     image, _ = put_on(docker_client, base, tag, tmp_path, "first")
     docker_client.images.remove(tag)
     sent = []
-    send = archive._send
+    load = DockerImageStore.load
 
-    def refusing(client, chunks, name):
+    def refusing(store, chunks, log):
         if not sent:
             sent.append(0)
-            raise archive.EngineError("a layer is missing")
-        return send(client, counted(chunks, sent), name)
+            raise EngineError("a layer is missing")
+        return load(store, counted(chunks, sent), log)
 
-    monkeypatch.setattr(archive, "_send", refusing)
+    monkeypatch.setattr(DockerImageStore, "load", refusing)
     again, engine_id = put_on(docker_client, base, tag, tmp_path, "first")
     assert engine_id == again.image_id == image.image_id
     assert sum(sent) > 10_000_000
 
 
 def test_a_layer_no_image_of_the_engine_has_is_an_error(docker_client, base, tag, tmp_path):
-    described = archive.described(docker_client, base)
+    described = archive.described(DockerImageStore(docker_client), base)
     unknown = archive.assemble(described, [Layer(diff_id="sha256:" + "7" * 64)])
-    with pytest.raises(archive.EngineError):
-        archive.load(docker_client, unknown, tag=tag, scratch=tmp_path)
-    with pytest.raises(archive.ImageNotFound):
-        archive.described(docker_client, "reprobox-test:absent")
+    with pytest.raises(EngineError):
+        archive.load(DockerImageStore(docker_client), unknown, tag=tag, scratch=tmp_path)
+    with pytest.raises(ImageNotFound):
+        archive.described(DockerImageStore(docker_client), "reprobox-test:absent")
 
 
 def test_an_image_does_not_normalise_on_a_base_it_does_not_stand_on(docker_client, base, tag, image, tmp_path):
     with pytest.raises(BuildError, match="does not stand on"):
-        normalise(docker_client, base, base=image, tag=tag, scratch=tmp_path, report=Said())
+        normalise(DockerImageStore(docker_client), base, base=image, tag=tag, scratch=tmp_path, report=Said())
 
 
 def test_gnu_tar_reads_a_layer_back_as_it_was_written(tmp_path):

@@ -15,6 +15,7 @@ from support.proxy import BLOB, MANIFEST, Proxy
 from support.registry import running_registry
 from support.said import Said
 
+from reprobox.engines.docker_store import DockerImageStore
 from reprobox.engines.transfer import Patience
 from reprobox.errors import RegistryError
 from reprobox.images.airgap import load_image, save_image
@@ -69,7 +70,7 @@ def shelf(tmp_path):
 
 
 def options(shelf):
-    return {"client": shelf.client, "report": Said(), "patience": QUICK}
+    return {"store": DockerImageStore(shelf.client), "report": Said(), "patience": QUICK}
 
 
 def test_an_image_is_pushed_and_pulled_by_tag_and_by_digest(shelf):
@@ -113,7 +114,7 @@ def test_a_push_that_is_refused_is_an_error(shelf):
 
 def test_an_image_travels_as_one_file(shelf):
     name, path = f"{shelf.reference.name}:local", shelf.folder / "box.img"
-    saved = save_image(name, path, client=shelf.client, report=Said())
+    saved = save_image(name, path, store=DockerImageStore(shelf.client), report=Said())
     shelf.client.images.remove(shelf.image, force=True)
-    loaded = load_image(path, client=shelf.client, report=Said())
+    loaded = load_image(path, store=DockerImageStore(shelf.client), report=Said())
     assert loaded.image_id == saved.image_id == shelf.client.images.get(name).id == shelf.image

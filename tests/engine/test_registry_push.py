@@ -12,6 +12,7 @@ from support.bench import QUICK, Bench
 from support.proxy import UPLOAD, Proxy
 
 from reprobox.engines.connection import connect
+from reprobox.engines.docker_store import DockerImageStore
 from reprobox.errors import LockError, RegistryError, UsageError
 from reprobox.images.lockfile import read_lock, write_lock
 from reprobox.images.lockmodel import Inputs, Lock, LockedImage
@@ -36,7 +37,9 @@ def test_an_image_is_pushed_and_known_by_the_digest_that_the_registry_has(bench)
 def test_a_push_needs_a_tag_and_not_a_digest(bench):
     image = bench.make()
     with pytest.raises(UsageError, match="give NAME:TAG"):
-        push_image(image, replace(bench.reference, digest=image), client=bench.client, report=bench.said)
+        push_image(
+            image, replace(bench.reference, digest=image), store=DockerImageStore(bench.client), report=bench.said
+        )
 
 
 PUSHES = {
@@ -172,7 +175,7 @@ def locked(bench, folder, *, config_digest, repo_digest=""):
 
 
 def pull_by(bench, path, repository="", variant=None):
-    options = {"client": bench.client, "report": bench.said, "patience": QUICK}
+    options = {"store": DockerImageStore(bench.client), "report": bench.said, "patience": QUICK}
     return pull_locked(path, bench.name if repository == "" else repository, variant, **options)
 
 

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from support.cli import Cli
+from support.engine import config_digest
 
-from reprobox.engines.digests import config_digest
 from reprobox.images.contents import ImageContents
 from reprobox.images.lockfile import write_lock
 from reprobox.images.lockmodel import Inputs, Lock, LockedImage
@@ -122,7 +122,7 @@ def test_an_image_that_the_required_key_has_signed_runs(kind, docker, keys, dock
     image_id = config_digest(docker_client, image)
     contents = ImageContents(image_id=image_id, name=image, created="2025-01-01T00:00:00Z")
     path = sign(make_statement(contents, Pins()), private, image_id, docker.folder / FOLDER)
-    flags = ("--image", image, "--seed", "1", "--self-test", "off", "--require-signed", "team.pub")
+    flags = ("--image", image, "--seed", "1", "--require-signed", "team.pub")
     done = docker.run("echo", "hello", flags=flags)
     assert done.stdout == "hello\n"
     assert f"is signed: {path}" in done.stderr
@@ -302,7 +302,7 @@ def test_build_writes_the_bill_of_materials_and_the_provenance_of_what_it_built(
 def test_an_image_that_is_not_there_has_no_bill_of_materials(cli):
     done = cli.reprobox("sbom", "--image", "reprobox-test:absent", check=False)
     assert done.returncode == 125
-    assert re.search("the engine has no image reprobox-test:absent; build it", done.stderr)
+    assert re.search("the engine has no image reprobox-test:absent; build, pull or load it first", done.stderr)
 
 
 def test_no_other_command_pays_for_the_libraries_of_these():

@@ -12,6 +12,7 @@ import urllib.request
 import docker.errors
 import pytest
 
+from reprobox.engines.docker_store import DockerImageStore
 from reprobox.engines.transfer import Patience
 from reprobox.images.registry import pull_image, push_image
 from reprobox.reference import parse
@@ -69,10 +70,12 @@ class Bench:
 
     def pull(self, reference=None, *, patience=QUICK, client=None):
         wanted = parse(reference or f"{self.name}:1")
-        return pull_image(wanted, client=client or self.client, report=self.said, patience=patience)
+        return pull_image(wanted, store=DockerImageStore(client or self.client), report=self.said, patience=patience)
 
     def push(self, image, *, patience=QUICK, client=None):
-        return push_image(image, self.reference, client=client or self.client, report=self.said, patience=patience)
+        return push_image(
+            image, self.reference, store=DockerImageStore(client or self.client), report=self.said, patience=patience
+        )
 
     def at_registry(self, tag="1"):
         """Return the digest that the registry itself has under a tag, or ``None``."""

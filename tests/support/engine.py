@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import functools
+import json
+import os
 
 import pytest
 
 from reprobox.engines.connection import connect
+from reprobox.engines.docker_store import DockerImageStore
 from reprobox.errors import EngineUnavailable
 from reprobox.images import BuildRequest, build
+from reprobox.images.archive import CREATED, Image
+from reprobox.images.layers import Layer
+from reprobox.images.wheels import sha256_of
 from reprobox.runs.plan import RUN_LABEL
 from support.said import Said
+
+
+def missing(reason):
+    """Skip, with the reason, what needs a thing that this machine has not; in CI that is a failure."""
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
 
 
 @functools.cache
@@ -23,7 +34,7 @@ def connected_client():
 
 @functools.cache
 def built_image(client):
-    return build(BuildRequest(variant="cpu"), client=client, report=Said()).engine_id
+    return build(BuildRequest(variant="cpu"), store=DockerImageStore(client), report=Said()).engine_id
 
 
 def boxes_left(client, run_ids):
@@ -47,3 +58,20 @@ def finish(box):
         box.start()
         box.stream(write, print)
         return box.wait(), seen["stdout"], seen["stderr"]
+
+
+def config_digest(client, name):
+    """Return the config digest of an image of the engine."""
+    store = DockerImageStore(client)
+    return store.image_id(store.inspect(name))
+
+
+def tiny_base(small_image):
+    """Return the file system of a :class:`support.daemon.SmallImage` as an image that is the same in every engine."""
+    digest = f"sha256:{sha256_of(small_image.archive)}"
+    config = {
+        "architecture": "amd64", "config": {"Env": ["PATH=/usr/bin:/bin"]}, "created": CREATED, "os": "linux",
+        "history": [{"created": CREATED, "created_by": "a base"}], "rootfs": {"diff_ids": [digest], "type": "layers"},
+    }  # fmt: skip
+    layer = Layer(diff_id=digest, size=small_image.archive.stat().st_size, path=small_image.archive)
+    return Image(config=json.dumps(config).encode(), layers=(layer,))

@@ -27,6 +27,11 @@ import docker
 from support.cli import BIN, Cli
 from support.daemon import TAG, until
 
+AS_ROOT, AS_USER = (
+    pytest.mark.parametrize("podman_service", [who], indirect=True) for who in ("with_root", "without_root")
+)
+"""For a test that needs no Podman but one: whose the service is makes no difference there, and a box costs seconds."""
+
 USER = "reprobox-test"
 PATIENCE_SECONDS = 60
 SERVICE_ENVIRONMENT = {"OF_THE_SERVICE": "leaked", "TZ": "Of/The_Service", "HTTP_PROXY": "http://of.the.service:1"}
@@ -177,36 +182,7 @@ class PodmanService:
         return {"stdin": subprocess.DEVNULL, "env": env, "cwd": self.home}
 
     def _configure(self):
-        # It asks for 1048576 of both, which needs a capability that root of a container has not.
-        files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        pids = int(Path("/proc/sys/kernel/pid_max").read_text())
-        processes = resource.getrlimit(resource.RLIMIT_NPROC)[1]
-        processes = pids if processes == resource.RLIM_INFINITY else min(processes, pids)
-        (self.home / "containers.conf").write_text(
-            f"""\
-[containers]
-default_ulimits = ["nofile={files}:{files}", "nproc={processes}:{processes}"]
-[engine]
-# crun refuses a machine that has both kinds of cgroups
-runtime = "runc"
-cgroup_manager = "cgroupfs"
-events_logger = "file"
-lock_type = "file"
-tmp_dir = "{self.home}/tmp"
-volume_path = "{self.home}/volumes"
-[network]
-network_config_dir = "{self.home}/networks"
-"""
-        )
-        (self.home / "storage.conf").write_text(
-            f"""\
-[storage]
-driver = "overlay"
-graphroot = "{self.home}/root"
-runroot = "{self.home}/run"
-rootless_storage_path = "{self.home}/root"
-"""
-        )
+        write_settings(self.home)
         os.mknod(self.home / "tun", 0o666 | stat.S_IFCHR, os.makedev(10, 200))
         (self.home / "tun").chmod(0o666)
         self.home.chmod(0o755)
@@ -225,11 +201,45 @@ rootless_storage_path = "{self.home}/root"
         return self.log.read_text(errors="replace")[-4000:]
 
 
+def write_settings(home):
+    """Write ``containers.conf`` and ``storage.conf`` that keep everything of a Podman in ``home``."""
+    # It asks for 1048576 of both, which needs a capability that root of a container has not.
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    pids = int(Path("/proc/sys/kernel/pid_max").read_text())
+    processes = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    processes = pids if processes == resource.RLIM_INFINITY else min(processes, pids)
+    (home / "containers.conf").write_text(
+        f"""\
+[containers]
+default_ulimits = ["nofile={files}:{files}", "nproc={processes}:{processes}"]
+[engine]
+# crun refuses a machine that has both kinds of cgroups
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+lock_type = "file"
+tmp_dir = "{home}/tmp"
+volume_path = "{home}/volumes"
+[network]
+network_config_dir = "{home}/networks"
+"""
+    )
+    (home / "storage.conf").write_text(
+        f"""\
+[storage]
+driver = "overlay"
+graphroot = "{home}/root"
+runroot = "{home}/run"
+rootless_storage_path = "{home}/root"
+"""
+    )
+
+
 class PodmanCli(Cli):
     """``reprobox run --engine podman`` as the user of ``service``, in a project of that user's."""
 
-    def __init__(self, folder, service):
-        super().__init__(folder, "podman")
+    def __init__(self, folder, service, engine="podman"):
+        super().__init__(folder, engine)
         self.service = service
         self.environment |= service.environment
         os.chown(folder / "reprobox.toml", service.uid, service.gid)
@@ -260,15 +270,15 @@ def user():
     """Yield uid and gid of :data:`USER`, who is made if missing and removed by the last test session that used it."""
     lock = os.open("/etc", os.O_RDONLY)  # where the lists of users are
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            entry = pwd.getpwnam(USER)
-        except KeyError:
-            # useradd gives a range of ids in /etc/subuid with the user; no home: each service is one.
-            options = ["--no-create-home", "--user-group", "--shell", "/usr/sbin/nologin"]
-            subprocess.run(["useradd", *options, USER], check=True)
-            entry = pwd.getpwnam(USER)
+        # Whoever uses it shares the lock. What is shared already becomes one's own only by being let go in between.
         fcntl.flock(lock, fcntl.LOCK_SH)
+        while (entry := known()) is None:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if known() is None:
+                # useradd gives a range of ids in /etc/subuid with the user; no home: each service is one.
+                options = ["--no-create-home", "--user-group", "--shell", "/usr/sbin/nologin"]
+                subprocess.run(["useradd", *options, USER], check=True)
+            fcntl.flock(lock, fcntl.LOCK_SH)
         try:
             yield entry.pw_uid, entry.pw_gid
         finally:
@@ -277,6 +287,13 @@ def user():
                 subprocess.run(["userdel", USER], check=True)
     finally:
         os.close(lock)
+
+
+def known():
+    try:
+        return pwd.getpwnam(USER)
+    except KeyError:
+        return None
 
 
 def require_podman():

@@ -9,21 +9,26 @@ import sys
 from pathlib import Path
 
 from reprobox.engines.connection import connect
+from reprobox.engines.docker_store import DockerImageStore
 from reprobox.images.context import context_file
 from reprobox.images.pipeline import build_normalised
 from support.said import Said
 
 
-def small_build(client, *, builder, base, tag, files, scratch, backwards=False):
+def small_build(store, *, builder, base, tag, files, scratch, backwards=False):
     """Build ``files`` (name → content), whose Dockerfile stands on the image ``base``, and normalise what came out."""
     with context_file(files, scratch, backwards=backwards) as context:
         return build_normalised(
             context, {"BASE": base}, builder=builder, base=base, tag=tag, network="none", no_cache=True,
-            scratch=scratch, client=client, report=Said(),
+            scratch=scratch, store=store, report=Said(),
         )  # fmt: skip
 
 
 if __name__ == "__main__":
     builder, base, tag, folder = sys.argv[1:5]
     files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
-    print(small_build(connect(), builder=builder, base=base, tag=tag, files=files, scratch=Path.cwd()).image_id)
+    print(
+        small_build(
+            DockerImageStore(connect()), builder=builder, base=base, tag=tag, files=files, scratch=Path.cwd()
+        ).image_id
+    )

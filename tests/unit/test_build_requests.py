@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-import reprobox.engines.connection
+import reprobox.engines.docker
 from reprobox.cli.app import run_app
 from reprobox.images.lockfile import write_lock
 from reprobox.images.lockmodel import Inputs, Lock
@@ -21,7 +21,7 @@ def build(tmp_path, monkeypatch, capsys):
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "reprobox.toml").touch()
-    monkeypatch.setattr(reprobox.engines.connection, "connect", connect)
+    monkeypatch.setattr(reprobox.engines.docker, "connect", connect)
 
     def build(*flags, locked):
         if locked:

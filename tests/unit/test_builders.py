@@ -11,10 +11,10 @@ import pytest
 import requests.exceptions
 from support.said import Said
 
-from reprobox.engines import classic
+from reprobox.engines import builders, classic
+from reprobox.engines.builders import build_buildkit, buildkit_client, choose_builder
+from reprobox.engines.store import BuildJob
 from reprobox.errors import BuildError, EngineUnavailable
-from reprobox.images import builders
-from reprobox.images.builders import BuildJob, build_buildkit, buildkit_client, choose_builder
 
 REFUSED = "the legacy builder was removed"
 OLD = "Docker version 20.10.24+dfsg1, build x"

@@ -137,7 +137,7 @@ def test_the_whole_table_is_carried_out_on_an_engine_that_tells_little(patient, 
     monkeypatch.setattr("reprobox.doctor.gpu._loaded_version", lambda: None)
     monkeypatch.setattr("reprobox.doctor.gpu._count_on_bus", lambda: 0)
     monkeypatch.setattr("reprobox.doctor.machine._answer", lambda *_, **__: (0, ""))
-    monkeypatch.setattr("reprobox.images.builders._answer", lambda *_: None)
+    monkeypatch.setattr("reprobox.engines.builders._answer", lambda *_: None)
     patient.settings = Settings.load({"image": "small:1"}, patient.directory, {})
     answers = found(patient, *CHECKS)
     assert not [name for name, finding in answers.items() if "itself broke" in finding.seen]

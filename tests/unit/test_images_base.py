@@ -10,11 +10,12 @@ import pytest
 import requests
 from support.said import Said
 
-from reprobox.engines.digests import config_digest, config_digest_from_archive
+from reprobox.engines.digests import config_digest_from_archive, config_digest_of
+from reprobox.engines.docker_store import DockerImageStore
+from reprobox.engines.store import BuildJob
 from reprobox.errors import BuildError, EngineError, EngineUnavailable, UsageError
 from reprobox.images import BuildResult, base, bootstrap
 from reprobox.images.base import Base, choose_base, same_base
-from reprobox.images.builders import BuildJob, build_classic
 
 DIGEST = "sha256:" + "d" * 64
 IMAGE_ID = "sha256:" + "1" * 64
@@ -29,10 +30,10 @@ class FakeClient:
         self.images = SimpleNamespace(get=self._get)
         self.answers, self.asked = answers, []
         self.api = SimpleNamespace(
-            timeout=60, get_image=lambda _: iter(answers), post=self._post, base_url="http://engine", api_version="1.43",
+            timeout=60, get_image=self._get_image, tag=self._tag, post=self._post, base_url="http://engine", api_version="1.43",
             _auth_configs=docker.auth.AuthConfig({}), credstore_env={},
         )  # fmt: skip
-        self.status = list(status)
+        self.status, self.saved = list(status), []
 
     def _post(self, _url, *, params, **_):
         self.asked.append(params)
@@ -47,11 +48,18 @@ class FakeClient:
     def _get(self, name):
         if name not in self.present:
             raise docker.errors.ImageNotFound(f"no such image: {name}")
-        return SimpleNamespace(attrs=self.present[name], tag=self.tagged.append)
+        return SimpleNamespace(attrs=self.present[name])
+
+    def _get_image(self, name, **_):
+        self.saved.append(name)
+        return iter(self.answers)
+
+    def _tag(self, image, name, *, tag):
+        self.tagged.append((image, f"{name}:{tag}"))
 
 
 def choose(asked, client, said=None):
-    return choose_base(asked, client=client, cache=None, report=said or Said())
+    return choose_base(asked, store=DockerImageStore(client), cache=None, report=said or Said())
 
 
 def test_the_digest_recorded_is_the_one_the_pull_answered():
@@ -122,6 +130,7 @@ def test_a_base_no_registry_knows_is_recorded_by_its_image_id_and_has_no_name():
     chosen = choose("mine:1", client)
     assert (chosen.record, chosen.name) == (IMAGE_ID, "")
     assert chosen.source == "reprobox-base:111111111111"
+    assert client.tagged == [(IMAGE_ID, "docker.io/library/reprobox-base:111111111111")]
 
 
 def test_with_no_base_asked_and_no_registry_the_base_is_bootstrapped_and_each_step_said(monkeypatch):
@@ -191,13 +200,45 @@ def test_an_archive_that_holds_no_image_is_an_error(chunks):
         config_digest_from_archive(chunks)
 
 
-def test_with_the_containerd_store_the_config_digest_is_not_the_engines_id():
+CONTAINERD = [["driver-type", "io.containerd.snapshotter.v1"]]
+CONFIG_DIGEST = "sha256:" + hashlib.sha256(b'{"os":"linux"}').hexdigest()
+
+
+def test_with_the_containerd_store_the_config_digest_is_not_the_engines_id_and_is_read_once(cache_here):
     present = {"x": {"Id": IMAGE_ID}}
-    assert config_digest(FakeClient(present=present), "x") == IMAGE_ID
-    store = [["driver-type", "io.containerd.snapshotter.v1"]]
-    client = FakeClient(present=present, answers=archive("blobs/sha256/0123"), status=store)
-    assert config_digest(client, "x") == "sha256:" + hashlib.sha256(b'{"os":"linux"}').hexdigest()
+    plain = DockerImageStore(FakeClient(present=present))
+    assert plain.image_id(plain.inspect("x")) == IMAGE_ID
+    client = FakeClient(present=present, answers=archive("blobs/sha256/0123"), status=CONTAINERD)
+    for _ in range(2):
+        store = DockerImageStore(client)
+        assert store.image_id(store.inspect("x")) == CONFIG_DIGEST
+    assert client.saved == [IMAGE_ID]
     assert client.api.timeout == 60
+
+
+@pytest.mark.parametrize("note", [b"", b"sha256:short", b"\xff"])
+def test_a_note_of_a_digest_that_is_none_is_not_believed(cache_here, note):
+    path = cache_here / "reprobox" / "image-ids" / IMAGE_ID.removeprefix("sha256:")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(note)
+    client = FakeClient(present={"x": {"Id": IMAGE_ID}}, answers=archive("blobs/sha256/0123"), status=CONTAINERD)
+    store = DockerImageStore(client)
+    assert store.image_id(store.inspect("x")) == CONFIG_DIGEST
+
+
+def test_an_archive_is_read_only_as_far_as_the_manifest_that_the_image_is_called_after():
+    manifest = json.dumps({"config": {"digest": CONFIG_DIGEST}}).encode()
+    name = "sha256:" + hashlib.sha256(manifest).hexdigest()
+    chunks = iter([*archive("blobs/sha256/0", manifest), b"never read"])
+    assert config_digest_of(name, chunks) == CONFIG_DIGEST
+    assert b"never read" in chunks
+
+
+@pytest.fixture
+def cache_here(tmp_path, monkeypatch):
+    """The user's cache, for this test alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path
 
 
 def test_the_bootstrapped_bases_id_follows_from_its_tar_alone():
@@ -239,7 +280,7 @@ def classic(answers, tmp_path, present=None):
     said = Said()
     with context.open("rb") as opened:
         job = BuildJob(context=opened, args={}, tag="x:1", network="none", no_cache=False)
-        return build_classic(job, client=client, report=said), said
+        return DockerImageStore(client).build(job, "classic", said), said
 
 
 def test_a_failed_step_is_an_error_with_the_tail_of_the_log_and_no_colours(tmp_path):
@@ -250,17 +291,10 @@ def test_a_failed_step_is_an_error_with_the_tail_of_the_log_and_no_colours(tmp_p
     assert failure.value.detail == "Step 1/2 : RUN x\nwhy it failed"
 
 
-@pytest.mark.parametrize(
-    "answers", [[{"aux": {"ID": IMAGE_ID}}], [{"stream": "Successfully built 111111111111\n"}]], ids=["aux", "line"]
-)
-def test_the_id_is_read_from_the_answer(tmp_path, answers):
-    present = {IMAGE_ID: {"Id": IMAGE_ID}, "111111111111": {"Id": IMAGE_ID}}
-    assert classic(answers, tmp_path, present)[0] == IMAGE_ID
-
-
-def test_a_build_that_names_no_image_is_an_error(tmp_path):
-    with pytest.raises(BuildError, match="without naming an image"):
+def test_a_build_that_ends_without_an_image_is_an_error(tmp_path):
+    with pytest.raises(BuildError, match="ended the build without an image"):
         classic([{"stream": "Step 1/1 : FROM x\n"}], tmp_path)
+    assert classic([], tmp_path, {"x:1": {"Id": IMAGE_ID}})[0].engine_id == IMAGE_ID
 
 
 def test_the_result_is_a_versioned_document():

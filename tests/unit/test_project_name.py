@@ -11,6 +11,7 @@ import pytest
 from support.said import Said
 
 from reprobox.engines import ImageInfo
+from reprobox.engines.docker_store import DockerImageStore
 from reprobox.engines.fake import FakeEngine
 from reprobox.images import BuildRequest
 from reprobox.images.bootstrap import COMPILER
@@ -65,14 +66,14 @@ def test_the_images_with_and_without_a_compiler_have_names_of_their_own():
 
 @pytest.mark.parametrize(("compiler", "image_id"), [(True, ONE), (False, TWO)])
 def test_a_build_returns_the_image_that_is_asked_for(compiler, image_id):
-    built = build_project(LOCK, BuildRequest(compiler=compiler), client=Client(), report=Said())
+    built = build_project(LOCK, BuildRequest(compiler=compiler), store=DockerImageStore(Client()), report=Said())
     assert (built.image_id, built.reused) == (image_id, True)
 
 
 def test_the_image_without_a_compiler_is_noted_in_place_of_the_one_with_it(tmp_path):
     path = tmp_path / "reprobox.lock"
     write_lock(path, naming(WITH))
-    built = build_project(LOCK, BuildRequest(compiler=False), client=Client(), report=Said())
+    built = build_project(LOCK, BuildRequest(compiler=False), store=DockerImageStore(Client()), report=Said())
     assert f"names {TWO}" in note_in_lock(path, "cpu", built, torch="2.13.0")
     assert project_name(read_lock(path), "cpu") == WITHOUT
 

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-import reprobox.engines.connection
 from reprobox.cli.app import run_app
+from reprobox.cli.sharing import Sharing
 from reprobox.images import BuildResult, rebuild
 from reprobox.images.context import write_context
 from reprobox.images.pipeline import Surroundings
@@ -93,25 +93,23 @@ def test_the_context_of_the_second_build_has_another_order_and_the_same_files(tm
 def engine(stages=()):
     """As much of an engine as building twice asks for; each question for stages is answered with the next list."""
     answers, removed = iter(stages or ([], [])), []
-    api = SimpleNamespace(
-        images=lambda **_: [{"Id": each} for each in next(answers)],
-        remove_image=lambda name, **_: removed.append(name),
+    return SimpleNamespace(
+        ids=lambda **_: tuple(next(answers)), remove=lambda name, **_: removed.append(name), removed=removed
     )
-    return SimpleNamespace(api=api, removed=removed)
 
 
 def test_two_builds_with_one_id_are_the_same_and_the_second_ones_stages_go(tmp_path):
-    within, client = [], engine(stages=(["kept"], ["kept", "new"]))
+    within, store = [], engine(stages=(["kept"], ["kept", "new"]))
 
     def make(each):
         within.append(each)
         return RESULT
 
-    first, seen = build_twice(make, client=client, scratch=tmp_path / "scratch")
+    first, seen = build_twice(make, store=store, scratch=tmp_path / "scratch")
     assert (first, seen.same, seen.difference) == (RESULT, True, None)
     assert within[0] is None
     assert within[1].scratch.parent == tmp_path / "scratch"
-    assert client.removed == ["new"]
+    assert store.removed == ["new"]
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
@@ -120,7 +118,7 @@ def build_command(monkeypatch, capsys):
     """Run ``reprobox build`` with what building twice shall have shown; gives exit code, stdout and stderr."""
 
     def run(verification, *flags):
-        monkeypatch.setattr(reprobox.engines.connection, "connect", lambda: None)
+        monkeypatch.setattr(Sharing, "begin", lambda *_, **__: SimpleNamespace(store=None, quiet=False))
         monkeypatch.setattr(rebuild, "build_verified", lambda *_, **__: replace(RESULT, verification=verification))
         code = run_app(["build", "--verify", *flags])
         return code, *capsys.readouterr()

@@ -91,7 +91,7 @@ class Transfer:
     verb, name = "pull", "host/box:1"
 
     def __init__(self):
-        self.listener = Said()
+        self.report = Said()
 
 
 def watch(*messages):

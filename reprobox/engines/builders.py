@@ -9,7 +9,6 @@ import subprocess
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO, TYPE_CHECKING, Final
 
 from reprobox.engines import classic
@@ -17,14 +16,11 @@ from reprobox.engines.digests import patient
 from reprobox.errors import BuildError, EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import docker
-    from reprobox.images import Builder, Reporter
+    from reprobox.engines.store import Builder, BuildJob, Reporter
 
 _TAIL: Final = 40  # lines of the log that an error keeps
 _STEP: Final = re.compile(r"Step (\d+)/(\d+) : ")
-_BUILT: Final = re.compile(r"Successfully built ([0-9a-f]{12,64})")
 _ANSI: Final = re.compile(r"\x1b\[[0-9;]*m")
 _FIRST_WITHOUT_BUILDKIT: Final = 23  # docker clients from 23.0 on need the buildx plugin to speak BuildKit
 _CLIENT_IS_TOO_OLD: Final = re.compile("failed to read downloaded context|client version .* is too old")
@@ -32,17 +28,6 @@ _CLIENT_IS_TOO_OLD: Final = re.compile("failed to read downloaded context|client
 _INSTALL_BUILDX: Final = (
     "install buildx: the package docker-buildx of Debian and Ubuntu, or docker-buildx-plugin of Docker's own packages"
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildJob:
-    """One build for either builder: the context tar (on disk), the ARGs, the name, the steps' network, the cache."""
-
-    context: IO[bytes]
-    args: Mapping[str, str]
-    tag: str
-    network: str
-    no_cache: bool
 
 
 @dataclass(kw_only=True)
@@ -84,17 +69,15 @@ def choose_builder(wanted: Builder | None, *, client: docker.DockerClient, repor
     return "buildkit"
 
 
-def build_classic(job: BuildJob, *, client: docker.DockerClient, report: Reporter) -> str:
-    """Build with the engine's own builder and return the id of the image that came out.
-
-    The id is read from the answer and never from the tag, which another build may have moved meanwhile.
+def build_classic(job: BuildJob, *, client: docker.DockerClient, report: Reporter) -> None:
+    """Build with the engine's own builder.
 
     :raises BuildError: a step failed.
     :raises EngineError: the engine refused the build.
     """
     import docker.errors
 
-    log, built = _Log(report=report), ""
+    log = _Log(report=report)
     try:
         with patient(client), _CountedFile(job.context, report) as context:
             for message in client.api.build(
@@ -108,42 +91,31 @@ def build_classic(job: BuildJob, *, client: docker.DockerClient, report: Reporte
                 log.take(text)
                 if step := _STEP.match(text):
                     report.progress("building", int(step[1]), int(step[2]))
-                if found := _BUILT.search(text):
-                    built = built or found[1]
-                if isinstance(message.get("aux"), dict):
-                    built = message["aux"].get("ID", built)
-            if not built:
-                raise log.failed("the engine ended the build without naming an image")
-            return str(client.images.get(built).attrs["Id"])
     except docker.errors.APIError as error:
         raise EngineError("the engine refused the build", detail=str(error.explanation or error)) from error
 
 
-def build_buildkit(job: BuildJob, *, client: docker.DockerClient, report: Reporter) -> str:
-    """Build with the BuildKit of the engine, through a docker client that speaks it, and return the image's id.
+def build_buildkit(job: BuildJob, *, client: docker.DockerClient, report: Reporter) -> None:
+    """Build with the BuildKit of the engine, through a docker client that speaks it.
 
     :raises BuildError: no such client is installed, or a step failed.
     """
     program, buildx = buildkit_client()
     log = _Log(report=report)
-    with TemporaryDirectory(prefix="reprobox-") as made:
-        id_file = Path(made) / "id"
-        command = [program, "build", "--progress=plain", "--iidfile", str(id_file)]
-        command += ["--tag", job.tag, "--network", job.network]
-        command += [part for name, value in job.args.items() for part in ("--build-arg", f"{name}={value}")]
-        command += ["--no-cache"] if job.no_cache else []
-        command += ["--load", "--provenance=false"] if buildx else []
-        with subprocess.Popen(
-            [*command, "-"], stdin=job.context, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            errors="replace", env=os.environ | _daemon_of(client) | {"DOCKER_BUILDKIT": "1"},
-        ) as process:  # fmt: skip
-            for line in process.stdout or ():
-                log.take(line)
-        if process.returncode or not id_file.is_file():
-            too_old = buildx is None and any(_CLIENT_IS_TOO_OLD.search(line) for line in log.tail)
-            why = _short(next((line for line in reversed(log.tail) if line), "no output"))
-            raise log.failed(why, _INSTALL_BUILDX if too_old else None)
-        return id_file.read_text(encoding="ascii").strip()
+    command = [program, "build", "--progress=plain", "--tag", job.tag, "--network", job.network]
+    command += [part for name, value in job.args.items() for part in ("--build-arg", f"{name}={value}")]
+    command += ["--no-cache"] if job.no_cache else []
+    command += ["--load", "--provenance=false"] if buildx else []
+    with subprocess.Popen(
+        [*command, "-"], stdin=job.context, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        errors="replace", env=os.environ | _daemon_of(client) | {"DOCKER_BUILDKIT": "1"},
+    ) as process:  # fmt: skip
+        for line in process.stdout or ():
+            log.take(line)
+    if process.returncode:
+        too_old = buildx is None and any(_CLIENT_IS_TOO_OLD.search(line) for line in log.tail)
+        why = _short(next((line for line in reversed(log.tail) if line), "no output"))
+        raise log.failed(why, _INSTALL_BUILDX if too_old else None)
 
 
 def buildkit_client() -> tuple[str, str | None]:

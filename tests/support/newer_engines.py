@@ -1,0 +1,175 @@
+"""Debian 13's engines beside this machine's own: each once for all workers of a test session, and gone after it.
+
+An engine has namespaces, a socket and folders of its own, and a registry that it reaches at :data:`REGISTRY`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker.errors
+import requests.exceptions
+
+import docker
+from support.cli import ROOT
+from support.daemon import until
+from support.engine import missing
+from support.podman import PodmanCli, write_settings
+from support.trixie import trixie
+
+REGISTRY = "127.0.0.1:5000"
+PATIENCE_SECONDS = 60
+_NAMESPACES = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--propagation=private", "--")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """An engine to be started: what reprobox calls it, the version at least, and where it keeps its images."""
+
+    name: str
+    engine: str
+    version: int
+    store: str
+
+
+KINDS = (
+    Kind(name="docker-overlay2", engine="docker", version=26, store="overlay2"),
+    Kind(name="docker-containerd", engine="docker", version=26, store="containerd"),
+    Kind(name="podman", engine="podman", version=5, store="overlay"),
+)
+
+
+class NewerEngine:
+    """An engine that runs: with root, and so without a user of its own, as :class:`support.podman.PodmanCli` asks."""
+
+    as_user = ()
+    rootless = False
+    uid = gid = 0
+
+    def __init__(self, kind, home, prepared=None):
+        self.kind = kind
+        # Short, and not under pytest's folders: a unix socket's path has at most 107 bytes.
+        self.home = Path(home)
+        self.prepared = prepared
+        self.runtime = self.home / "runtime"
+        self.address = f"unix://{home}/engine.sock"
+
+    @property
+    def environment(self):
+        """Environment of a ``reprobox`` that is to use it; a ``docker`` there is the engine's own."""
+        variable = "DOCKER_HOST" if self.kind.engine == "docker" else "CONTAINER_HOST"
+        # A docker client in the engine's namespaces asks for it by the first of these, whatever the engine.
+        return {
+            variable: self.address,
+            "XDG_RUNTIME_DIR": str(self.runtime),
+            "PATH": f"{self.home}/bin:{os.environ['PATH']}",
+        }
+
+    def client(self, timeout=PATIENCE_SECONDS):
+        return docker.DockerClient(self.address, version="auto", timeout=timeout)
+
+    def cli(self, folder):
+        """The command line on it, with the small image as :data:`support.daemon.TAG`, in a project under ``folder``."""
+        mine = NewerEngine(self.kind, self.home, self.prepared)
+        mine.runtime = folder / "runtime"
+        for made in (mine.runtime, folder / "project"):
+            made.mkdir(mode=0o700)
+        return PodmanCli(folder / "project", mine, engine=self.kind.engine)
+
+    def described(self):
+        """Name, version and image store, as it says them itself."""
+        with contextlib.closing(self.client()) as client:
+            version, info = client.version(), client.info()
+        containerd = "io.containerd.snapshotter" in json.dumps(info.get("DriverStatus"))
+        store = f"containerd ({info['Driver']})" if containerd else info["Driver"]
+        number = next((c["Version"] for c in version["Components"] if c["Name"] == "Podman Engine"), version["Version"])
+        return {"engine": self.kind.engine, "version": number.partition("+")[0], "store": store}
+
+    def hold(self, stack):
+        """Keep it from ending until ``stack`` is closed; return whether it had not ended already."""
+        try:
+            users = stack.enter_context((self.home / "users").open())
+            fcntl.flock(users, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except (FileNotFoundError, BlockingIOError):
+            return False
+        return (self.home / "users").exists()
+
+    def start(self):
+        if os.geteuid() != 0:
+            missing("an engine in namespaces of its own needs root")
+        root = trixie()
+        (self.home / "bin").mkdir()
+        (self.home / "registry.yml").write_text(
+            f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {self.home}/registry}}}}\n"
+            f"http: {{addr: '{REGISTRY}'}}\n"
+        )
+        inside = 'exec nsenter --mount="/proc/$(cat {0}/pid)/ns/mnt" chroot {0}/rootfs docker "$@"'
+        (self.home / "bin" / "docker").write_text(f"#!/bin/sh\n{inside.format(self.home)}\n")
+        (self.home / "bin" / "docker").chmod(0o755)
+        folders = ":".join(str(folder) for folder in (tempfile.gettempdir(), Path.home(), ROOT))
+        script = Path(__file__).with_name("newer_engine.sh")
+        then_remove = f'home={self.home}; "$@" >"$home/start.log" 2>&1; rm -rf "$home"'
+        subprocess.Popen(
+            ["sh", "-c", then_remove, "sh", *_NAMESPACES, "sh", script, root, self.home, folders, *self._program()],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        assert until(self._answers, PATIENCE_SECONDS), self._tail()
+
+    def _program(self):
+        if self.kind.engine == "podman":
+            write_settings(self.home)
+            settings = {"CONTAINERS_CONF": "containers.conf", "CONTAINERS_STORAGE_CONF": "storage.conf"}
+            environment = [f"{name}={self.home}/{file}" for name, file in settings.items()]
+            (self.home / "registries.conf").write_text(f'[[registry]]\nlocation = "{REGISTRY}"\ninsecure = true\n')
+            environment += [
+                f"CONTAINERS_REGISTRIES_CONF={self.home}/registries.conf",
+                "PODMAN_IGNORE_CGROUPSV1_WARNING=1",
+            ]
+            return ["env", *environment, "podman", "system", "service", "--time=0", self.address]
+        features = {"features": {"containerd-snapshotter": self.kind.store == "containerd"}}
+        (self.home / "daemon.json").write_text(json.dumps(features))
+        paths = {"config-file": "daemon.json", "data-root": "data", "exec-root": "exec", "pidfile": "dockerd.pid"}
+        return ["dockerd", f"--host={self.address}", *(f"--{name}={self.home}/{path}" for name, path in paths.items())]
+
+    def _answers(self):
+        try:
+            with contextlib.closing(self.client(timeout=5)) as client:
+                return client.ping()
+        except (docker.errors.DockerException, requests.exceptions.RequestException):
+            return False
+
+    def _tail(self):
+        return "\n".join(log.read_text(errors="replace")[-4000:] for log in self.home.glob("*.log"))
+
+
+@contextlib.contextmanager
+def shared(kind, folder, prepare):
+    """Give the one engine of this kind in the test session whose workers share ``folder``.
+
+    Who comes first starts it and calls ``prepare``, whose answer (made of what JSON has) everybody finds in ``prepared``.
+    It ends by itself when nobody has it any more, and so does one whose session was killed.
+    """
+    note = folder / f"{kind.name}.json"
+    with contextlib.ExitStack() as stack:
+        with (folder / f"{kind.name}.lock").open("w") as starting:
+            fcntl.flock(starting, fcntl.LOCK_EX)
+            engine = note.exists() and NewerEngine(kind, **_read(note))
+            if not engine or not engine.hold(stack):
+                engine = NewerEngine(kind, tempfile.mkdtemp(prefix="reprobox-engine-"))
+                (engine.home / "users").touch()
+                engine.hold(stack)
+                engine.start()
+                engine.prepared = prepare(engine)
+                note.write_text(json.dumps({"home": str(engine.home), "prepared": engine.prepared}))
+        yield engine
+
+
+def _read(note):
+    return json.loads(note.read_text())
