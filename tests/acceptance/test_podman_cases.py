@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 from acceptance import test_cases as cases
+from support.scenarios import call, named
 
 pytestmark = pytest.mark.podman
 
@@ -36,14 +37,13 @@ SCENARIOS = {
 }
 
 
-def named(scenario, values):
-    words = scenario.__name__.removeprefix("test_").split("_")
-    return " ".join([*words, *(str(value) for value in values.values())])
+def as_podman_says(row):
+    return dataclasses.replace(row, said=row.said.replace("docker pull", "podman pull"))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.number} {row.name}")
 def test_a_case_of_docker_run(podman, row):
-    cases.test_a_case(podman, dataclasses.replace(row, said=row.said.replace("docker pull", "podman pull")))
+    cases.test_a_case(podman, as_podman_says(row))
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,4 @@ def test_a_case_of_docker_run(podman, row):
     [pytest.param(s, values, id=named(s, values)) for s, every in SCENARIOS.items() for values in every],
 )
 def test_a_scenario_of_docker_run(podman, tmp_path, scenario, values):
-    wanted = scenario.__code__.co_varnames[: scenario.__code__.co_argcount]
-    given = {"cli": podman, "tmp_path": tmp_path, **values}
-    scenario(**{name: given[name] for name in wanted})
+    call(scenario, cli=podman, tmp_path=tmp_path, **values)
