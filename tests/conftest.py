@@ -158,8 +158,9 @@ def pytest_runtest_makereport(item, call):
 
 def kind_of(item):
     """Which engine a test really used: a fake or the local engine never counts for Docker."""
-    if item.get_closest_marker("podman"):
-        return "podman"
+    for kind in ("newer", "podman"):
+        if item.get_closest_marker(kind):
+            return kind
     if item.get_closest_marker("engine"):
         return "docker"
     if item.get_closest_marker("local"):
@@ -171,7 +172,7 @@ def pytest_terminal_summary(terminalreporter, config):
     counts: Counter[str] = Counter()
     for report in terminalreporter.stats.get("passed", []):
         counts[dict(report.user_properties).get("kind", "none")] += 1
-    kinds = ("docker", "podman", "local", "none")
+    kinds = ("docker", "podman", "newer", "local", "none")
     terminalreporter.write_line("cases per engine: " + ", ".join(f"{kind} {counts[kind]}" for kind in kinds))
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 from acceptance import test_cases as cases
 from support.podman import AS_ROOT, AS_USER
+from support.scenarios import call, named
 
 pytestmark = pytest.mark.podman
 
@@ -58,19 +59,12 @@ SCENARIOS_OF_A_USER = (
 """As for the rows; each with the first of its values."""
 
 
-def named(scenario, values):
-    words = scenario.__name__.removeprefix("test_").split("_")
-    return " ".join([*words, *(str(value) for value in values.values())])
+def as_podman_says(row):
+    return dataclasses.replace(row, said=row.said.replace("docker pull", "podman pull"))
 
 
 def same_as_docker(podman, row):
-    cases.test_a_case(podman, dataclasses.replace(row, said=row.said.replace("docker pull", "podman pull")))
-
-
-def played(scenario, values, podman, tmp_path):
-    wanted = scenario.__code__.co_varnames[: scenario.__code__.co_argcount]
-    given = {"cli": podman, "tmp_path": tmp_path, **values}
-    scenario(**{name: given[name] for name in wanted})
+    cases.test_a_case(podman, as_podman_says(row))
 
 
 @AS_ROOT
@@ -92,10 +86,10 @@ def test_a_case_of_docker_run_without_root(podman, name):
     [pytest.param(s, values, id=named(s, values)) for s, every in SCENARIOS.items() for values in every],
 )
 def test_a_scenario_of_docker_run(podman, tmp_path, scenario, values):
-    played(scenario, values, podman, tmp_path)
+    call(scenario, cli=podman, tmp_path=tmp_path, **values)
 
 
 @AS_USER
 @pytest.mark.parametrize("scenario", SCENARIOS_OF_A_USER, ids=lambda scenario: named(scenario, {}))
 def test_a_scenario_of_docker_run_without_root(podman, tmp_path, scenario):
-    played(scenario, SCENARIOS[scenario][0], podman, tmp_path)
+    call(scenario, cli=podman, tmp_path=tmp_path, **SCENARIOS[scenario][0])

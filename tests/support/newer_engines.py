@@ -6,6 +6,7 @@ An engine has namespaces, a socket and folders of its own, and a registry that i
 from __future__ import annotations
 
 import contextlib
+import copy
 import fcntl
 import json
 import os
@@ -18,10 +19,11 @@ import docker.errors
 import requests.exceptions
 
 import docker
-from support.cli import ROOT
+from support.cli import ROOT, clean_environment
 from support.daemon import until
 from support.engine import missing
 from support.podman import PodmanCli, write_settings
+from support.session import locked
 from support.trixie import trixie
 
 REGISTRY = "127.0.0.1:5000"
@@ -53,10 +55,11 @@ class NewerEngine:
     rootless = False
     uid = gid = 0
 
-    def __init__(self, kind, home, prepared=None):
+    def __init__(self, kind, home, told=None, prepared=None):
         self.kind = kind
         # Short, and not under pytest's folders: a unix socket's path has at most 107 bytes.
         self.home = Path(home)
+        self.told = told
         self.prepared = prepared
         self.runtime = self.home / "runtime"
         self.address = f"unix://{home}/engine.sock"
@@ -64,33 +67,22 @@ class NewerEngine:
     @property
     def environment(self):
         """Environment of a ``reprobox`` that is to use it; a ``docker`` there is the engine's own."""
-        variable = "DOCKER_HOST" if self.kind.engine == "docker" else "CONTAINER_HOST"
-        # A docker client in the engine's namespaces asks for it by the first of these, whatever the engine.
-        return {
-            variable: self.address,
-            "XDG_RUNTIME_DIR": str(self.runtime),
-            "PATH": f"{self.home}/bin:{os.environ['PATH']}",
-        }
+        runtime = {"XDG_RUNTIME_DIR": str(self.runtime)}
+        if self.kind.engine == "podman":
+            return {"CONTAINER_HOST": self.address, **runtime}
+        path = clean_environment()["PATH"]
+        return {"DOCKER_HOST": self.address, "PATH": f"{self.home}/bin:{path}", **runtime}
 
     def client(self, timeout=PATIENCE_SECONDS):
         return docker.DockerClient(self.address, version="auto", timeout=timeout)
 
     def cli(self, folder):
         """The command line on it, with the small image as :data:`support.daemon.TAG`, in a project under ``folder``."""
-        mine = NewerEngine(self.kind, self.home, self.prepared)
+        mine = copy.copy(self)
         mine.runtime = folder / "runtime"
         for made in (mine.runtime, folder / "project"):
             made.mkdir(mode=0o700)
         return PodmanCli(folder / "project", mine, engine=self.kind.engine)
-
-    def described(self):
-        """Name, version and image store, as it says them itself."""
-        with contextlib.closing(self.client()) as client:
-            version, info = client.version(), client.info()
-        containerd = "io.containerd.snapshotter" in json.dumps(info.get("DriverStatus"))
-        store = f"containerd ({info['Driver']})" if containerd else info["Driver"]
-        number = next((c["Version"] for c in version["Components"] if c["Name"] == "Podman Engine"), version["Version"])
-        return {"engine": self.kind.engine, "version": number.partition("+")[0], "store": store}
 
     def hold(self, stack):
         """Keep it from ending until ``stack`` is closed; return whether it had not ended already."""
@@ -101,16 +93,19 @@ class NewerEngine:
             return False
         return (self.home / "users").exists()
 
-    def start(self):
-        if os.geteuid() != 0:
-            missing("an engine in namespaces of its own needs root")
-        root = trixie()
+    def containers(self):
+        """Names of the containers it has, also those of other workers, whatever their state."""
+        with contextlib.closing(self.client()) as client:
+            return [container["Names"][0].lstrip("/") for container in client.api.containers(all=True)]
+
+    def start(self, root):
+        """Start it on the root file system ``root`` and wait until it answers."""
         (self.home / "bin").mkdir()
         (self.home / "registry.yml").write_text(
             f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {self.home}/registry}}}}\n"
             f"http: {{addr: '{REGISTRY}'}}\n"
         )
-        inside = 'exec nsenter --mount="/proc/$(cat {0}/pid)/ns/mnt" chroot {0}/rootfs docker "$@"'
+        inside = 'exec nsenter --mount="/proc/$(cat {0}/pid)/ns/mnt" chroot {0}/rootfs /usr/bin/docker "$@"'
         (self.home / "bin" / "docker").write_text(f"#!/bin/sh\n{inside.format(self.home)}\n")
         (self.home / "bin" / "docker").chmod(0o755)
         folders = ":".join(str(folder) for folder in (tempfile.gettempdir(), Path.home(), ROOT))
@@ -121,6 +116,7 @@ class NewerEngine:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         assert until(self._answers, PATIENCE_SECONDS), self._tail()
+        self.told = self._description()
 
     def _program(self):
         if self.kind.engine == "podman":
@@ -145,6 +141,15 @@ class NewerEngine:
         except (docker.errors.DockerException, requests.exceptions.RequestException):
             return False
 
+    def _description(self):
+        """Return name, version and image store, as it says them itself."""
+        with contextlib.closing(self.client()) as client:
+            version, info = client.version(), client.info()
+        containerd = "io.containerd.snapshotter" in json.dumps(info.get("DriverStatus"))
+        store = f"containerd ({info['Driver']})" if containerd else info["Driver"]
+        number = next((c["Version"] for c in version["Components"] if c["Name"] == "Podman Engine"), version["Version"])
+        return {"engine": self.kind.engine, "version": number.partition("+")[0], "store": store}
+
     def _tail(self):
         return "\n".join(log.read_text(errors="replace")[-4000:] for log in self.home.glob("*.log"))
 
@@ -158,18 +163,17 @@ def shared(kind, folder, prepare):
     """
     note = folder / f"{kind.name}.json"
     with contextlib.ExitStack() as stack:
-        with (folder / f"{kind.name}.lock").open("w") as starting:
-            fcntl.flock(starting, fcntl.LOCK_EX)
-            engine = note.exists() and NewerEngine(kind, **_read(note))
+        with locked(folder / f"{kind.name}.lock"):
+            engine = note.exists() and NewerEngine(kind, **json.loads(note.read_text()))
             if not engine or not engine.hold(stack):
+                if os.geteuid() != 0:
+                    missing("an engine in namespaces of its own needs root")
+                root = trixie()
                 engine = NewerEngine(kind, tempfile.mkdtemp(prefix="reprobox-engine-"))
                 (engine.home / "users").touch()
                 engine.hold(stack)
-                engine.start()
+                engine.start(root)
                 engine.prepared = prepare(engine)
-                note.write_text(json.dumps({"home": str(engine.home), "prepared": engine.prepared}))
+                known = {"home": str(engine.home), "told": engine.told, "prepared": engine.prepared}
+                note.write_text(json.dumps(known))
         yield engine
-
-
-def _read(note):
-    return json.loads(note.read_text())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -11,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from support.engine import missing
+from support.session import locked
 
 SUITE = "trixie"
 PACKAGES = (
@@ -30,8 +30,7 @@ def trixie():
     recipe = hashlib.sha256(" ".join((SUITE, *PACKAGES)).encode()).hexdigest()[:12]
     root = CACHE / f"{SUITE}-{recipe}"
     CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / f"{root.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(CACHE / f"{root.name}.lock"):
         if not root.exists():
             for left in CACHE.glob(f".{root.name}-*"):
                 shutil.rmtree(left)
