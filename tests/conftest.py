@@ -123,7 +123,12 @@ def podman(podman_service):
         assert not (manifest.parent / "box").exists()
 
 
-SPLIT = ("acceptance/test_cases", "acceptance/test_podman_cases", "acceptance/test_reach")
+SPLIT = (
+    "acceptance/test_cases",
+    "acceptance/test_newer_engines",
+    "acceptance/test_podman_cases",
+    "acceptance/test_reach",
+)
 """Files whose tests take long together and share nothing that a worker would have to make again."""
 
 
