@@ -16,7 +16,7 @@ SUITE = "trixie"
 PACKAGES = (
     *("docker.io", "docker-cli", "docker-buildx", "containerd", "runc"),
     *("podman", "crun", "netavark", "aardvark-dns"),
-    *("docker-registry", "iptables", "iproute2", "ca-certificates"),
+    *("docker-registry", "iptables", "nftables", "iproute2", "ca-certificates"),
 )
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reprobox-tests"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
