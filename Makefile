@@ -16,7 +16,7 @@ help: ## show this list
 run: setup ## train the example twice in the box and compare the weights
 	@scripts/run-twice.sh examples/charlm/train.py
 
-# A test waits for boxes more than it computes, so four run at a time, those of one file by one worker.
+# A test waits for boxes more than it computes, so four run at a time; those of one file by one worker, but for long files.
 test: setup torch engine image ## run every test, those with real Docker and Podman engines included
 	@$(BIN)/python -m pytest -n 4 --dist loadfile $(PYTEST_ARGS)
 

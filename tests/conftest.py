@@ -14,10 +14,10 @@ from support.cli import Cli
 from support.daemon import SmallImage
 from support.engine import built_image, connected_client
 from support.nvml import StandIn
-from support.once import once
 from support.podman import PodmanCli, PodmanService, require_podman
 from support.proxy import Proxy
 from support.registry import running_registry
+from support.session import folder_once
 from xdist.scheduler import LoadFileScheduling
 
 HERE = Path(__file__).parent
@@ -25,8 +25,13 @@ IN_CI = bool(os.environ.get("CI"))
 
 
 def pytest_configure():
-    """A shell's background job ignores INT and QUIT, and what it starts inherits that: the suite must not."""
-    for number, ours in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+    """A shell's background job ignores INT and QUIT, nohup's HUP, and what it starts inherits that: the suite must not."""
+    defaults = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGQUIT: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    for number, ours in defaults.items():
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, ours)
 
@@ -68,7 +73,7 @@ def small_image(docker_client, image, tmp_path_factory):
     def pack(folder):
         SmallImage.pack(docker_client, image, folder / "small.tar")
 
-    return SmallImage(docker_client, image, once(tmp_path_factory, "small-image", pack) / "small.tar")
+    return SmallImage(docker_client, image, folder_once(tmp_path_factory, "small-image", pack) / "small.tar")
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 
 
 def session_folder(tmp_path_factory):
@@ -28,3 +29,19 @@ def once(path, make):
         if not path.exists():
             path.write_text(json.dumps(make()))
     return json.loads(path.read_text())
+
+
+def folder_once(tmp_path_factory, name, make):
+    """Return the folder ``name`` as ``make(folder)`` left it for the first worker that asked; the others wait for it.
+
+    What ``make`` raises, or a worker that dies meanwhile, leaves nothing: whoever asks next begins anew.
+    """
+    session = session_folder(tmp_path_factory)
+    folder, made = session / f"once-{name}", session / f"once-{name}.made"
+    with locked(session / f"once-{name}.lock"):
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
