@@ -14,6 +14,7 @@ from support.cli import Cli
 from support.daemon import SmallImage
 from support.engine import built_image, connected_client
 from support.nvml import StandIn
+from support.once import once
 from support.podman import PodmanCli, PodmanService, require_podman
 from support.proxy import Proxy
 from support.registry import running_registry
@@ -63,7 +64,11 @@ def standin_nvml(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_image(docker_client, image, tmp_path_factory):
     """reprobox's image without torch, as an archive for each engine of the tests' own to import."""
-    return SmallImage(docker_client, image, tmp_path_factory.mktemp("image") / "small.tar")
+
+    def pack(folder):
+        SmallImage.pack(docker_client, image, folder / "small.tar")
+
+    return SmallImage(docker_client, image, once(tmp_path_factory, "small-image", pack) / "small.tar")
 
 
 @pytest.fixture(scope="module")
@@ -118,20 +123,33 @@ def podman(podman_service):
         assert not (manifest.parent / "box").exists()
 
 
-TOGETHER = {
-    "podman": "its user and its services are one",
-    "acceptance/test_lock": "the project they copy is locked once a worker, most of a minute",
-}
-"""What a test's name has in it that must stay with its like, and why."""
+SPLIT = (
+    "acceptance/test_cases",
+    "acceptance/test_newer_engines",
+    "acceptance/test_podman_cases",
+    "acceptance/test_reach",
+)
+"""Files whose tests take long together and share nothing that a worker would have to make again."""
 
 
 class _Scheduler(LoadFileScheduling):
-    """A file's tests go to one worker, and so do those that share what takes long to make or is there once only."""
+    """A file's tests go to one worker, those of long files (:data:`SPLIT`) one by one to whichever is free.
+
+    What waits for boxes comes first, the single tests come last: no worker ends long before another.
+    """
 
     def _split_scope(self, nodeid):
-        if "newer_engines" in nodeid:  # every worker has these engines
-            return nodeid
-        return next((word for word in TOGETHER if word in nodeid), super()._split_scope(nodeid))
+        file = super()._split_scope(nodeid)
+        return nodeid if any(long in file for long in SPLIT) else file
+
+    def _assign_work_unit(self, node):
+        self.workqueue.move_to_end(min(self.workqueue, key=_turn), last=False)
+        super()._assign_work_unit(node)
+
+
+def _turn(scope):
+    folders = ("tests/engine/", "tests/acceptance/", "tests/box/", "tests/unit/")
+    return "::" in scope, [not scope.startswith(folder) for folder in folders]
 
 
 def pytest_xdist_make_scheduler(config, log):

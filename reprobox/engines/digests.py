@@ -62,7 +62,7 @@ def _read_digest(chunks: Iterable[bytes], manifest: str | None) -> str:
                     if text.startswith((b"{", b"[")):
                         small[member.name] = text
                         if _digest(text) == manifest and "config" in (told := json.loads(text)):
-                            return str(told["config"]["digest"])
+                            return _checked(told["config"]["digest"])
         (entry,) = json.loads(small["manifest.json"])
         return _digest(small[entry["Config"]])
     except (tarfile.TarError, KeyError, TypeError, ValueError) as error:
@@ -93,6 +93,12 @@ def _note(engine_id: str) -> Path:
     from platformdirs import user_cache_path
 
     return user_cache_path("reprobox") / "image-ids" / engine_id.removeprefix("sha256:")
+
+
+def _checked(digest: object) -> str:
+    if not isinstance(digest, str) or not is_image_id(digest):
+        raise ValueError(digest)
+    return digest
 
 
 def _digest(text: bytes) -> str:

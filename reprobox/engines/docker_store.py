@@ -98,9 +98,8 @@ class DockerImageStore(ImageStore):
 
     def load(self, archive: Iterable[bytes], log: Callable[[str], None]) -> None:
         with engine_errors("load the image"), patient(self._client):
-            for message in (
-                self._client.api.load_image(cast("bytes", iter(archive))) or ()
-            ):  # the stubs know no iterator
+            sent = cast("bytes", iter(archive))  # the stubs know no iterator
+            for message in self._client.api.load_image(sent) or ():
                 if problem := (message.get("errorDetail") or {}).get("message") or message.get("error"):
                     raise EngineError(
                         f"the engine could not load the image: {' '.join(str(problem).split())}",

@@ -9,6 +9,7 @@ import subprocess
 import pytest
 from support.gpus_table import with_uuids_of_its_own
 from support.locking import Place
+from support.once import once
 
 
 @pytest.fixture
@@ -37,10 +38,18 @@ def sleeper():
 @pytest.fixture(scope="session")
 def locked_once(tmp_path_factory):
     """A project, locked once: asking uv and apt takes most of a minute."""
-    folder = tmp_path_factory.mktemp("lock")
-    place = Place(folder / "project", folder / "cache").write()
-    place.said = place.call("lock").stderr
+
+    def lock(folder):
+        (folder / "said").write_text(place_in(folder).write().call("lock").stderr)
+
+    folder = once(tmp_path_factory, "lock", lock)
+    place = place_in(folder)
+    place.said = (folder / "said").read_text()
     return place
+
+
+def place_in(folder):
+    return Place(folder / "project", folder / "cache")
 
 
 @pytest.fixture
@@ -52,7 +61,15 @@ def locked(locked_once, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def fetched(locked_once):
-    """The project that was locked once, with everything in its cache."""
-    locked_once.fetch = json.loads(locked_once.call("fetch", "--json").stdout)
-    return locked_once
+def fetched(locked_once, tmp_path_factory):
+    """The project that was locked once, with everything in a cache that nothing else is added to."""
+
+    def fetch(folder):
+        place = place_in(folder).write()
+        shutil.copy(locked_once.path, place.path)
+        (folder / "fetch.json").write_text(place.call("fetch", "--json").stdout)
+
+    folder = once(tmp_path_factory, "fetch", fetch)
+    place = place_in(folder)
+    place.fetch = json.loads((folder / "fetch.json").read_text())
+    return place

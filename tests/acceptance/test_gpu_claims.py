@@ -23,7 +23,7 @@ pytestmark = pytest.mark.local
 
 RUNS = 200
 KILLED = 50
-QUICK = ("--self-test", "off", "--no-log", "--seed", "1")
+QUICK = ("--no-log", "--seed", "1")
 
 # Whoever has a GPU holds a lock on a file of its name, as the kernel sees it; a second one writes "shared".
 HOLD = r"""

@@ -125,9 +125,7 @@ def test_wrong_usage_is_2(gpus_cli, arguments):
 @contextlib.contextmanager
 def a_run(gpus_cli, *flags):
     """A run on this machine that waits; gives its id and the pid of its command."""
-    process = gpus_cli.start(
-        "sh", "-c", "echo ready; echo $$; exec sleep 600", flags=("--seed", "42", "--self-test", "off", *flags)
-    )
+    process = gpus_cli.start("sh", "-c", "echo ready; echo $$; exec sleep 600", flags=("--seed", "42", *flags))
     try:
         yield gpus_cli.runs()[-1].name, int(process.stdout.readline())
     finally:
@@ -167,7 +165,7 @@ def test_what_is_shown_as_free_is_what_the_next_run_gets(gpus_cli, driver, sleep
             gpus = told(gpus_cli)["gpus"]
             assert [gpu["uuid"] for gpu in gpus if [c["run"] for c in gpu["claims"]] == [second]] == [free]
             assert not any(gpu["free"] for gpu in gpus)
-            refused = gpus_cli.run("true", flags=("--gpus", "auto", "--self-test", "off"), check=False)
+            refused = gpus_cli.run("true", flags=("--gpus", "auto"), check=False)
             assert refused.returncode == 125
             assert f"run {first} of {ME}" in refused.stderr
 

@@ -16,7 +16,7 @@ from reprobox.images.project_name import project_tag
 
 pytestmark = pytest.mark.engine
 
-FLAGS = ("--seed", "1", "--self-test", "off")
+FLAGS = ("--seed", "1")
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 import pexpect
 import pytest
 from acceptance import test_cases as cases
+from support.podman import AS_USER
 
 pytestmark = pytest.mark.podman
 
@@ -91,6 +92,7 @@ def test_a_box_has_the_environment_that_docker_gives_it(podman, docker):
     assert ours == {**theirs, "USER": user, "LOGNAME": user}
 
 
+@AS_USER
 def test_variables_that_podman_sets_can_be_given(podman):
     flags = ("-e", "TERM=mine", "-e", "container=mine")
     assert answer(podman, "[os.environ['TERM'], os.environ['container']]", flags) == ["mine", "mine"]
@@ -145,12 +147,14 @@ def test_the_network_is_there_when_it_is_not_switched_off(podman):
     assert seen.stdout == "2\n"
 
 
+@AS_USER
 def test_input_that_ends_is_the_end_of_the_commands_input(podman):
     process = podman.start("sh", "-c", "echo ready; cat; echo end", flags=("-q", "-i"), stdin=subprocess.PIPE)
     assert process.communicate(b"abc\n", timeout=30) == (b"abc\nend\n", None)
     assert process.returncode == 0
 
 
+@AS_USER
 def test_a_terminal_is_a_terminal(podman):
     argv = podman.argv(
         "sh", "-c", "test -t 0 && echo $TERM; read line; echo got $line; exit 5", flags=("-q", "-i", "-t")
@@ -164,6 +168,7 @@ def test_a_terminal_is_a_terminal(podman):
     assert child.exitstatus == 5
 
 
+@AS_USER
 def test_the_size_of_the_terminal_reaches_the_box(podman):
     program = "import os, time\nfor _ in range(100): print(*os.get_terminal_size(), flush=True); time.sleep(0.1)"
     argv = podman.argv("python", "-c", program, flags=("-q", "-i", "-t"))
@@ -178,6 +183,7 @@ def test_the_size_of_the_terminal_reaches_the_box(podman):
     assert child.exitstatus == 130
 
 
+@AS_USER
 def test_a_detached_run_is_waited_for_and_its_output_kept(podman):
     run_id = podman.run(
         "sh", "-c", "echo out; echo err >&2; sleep 1; echo bye; exit 3", flags=("-q", "-d")
@@ -188,6 +194,7 @@ def test_a_detached_run_is_waited_for_and_its_output_kept(podman):
     assert (logs.stdout, logs.stderr) == ("out\nbye\n", "err\n")
 
 
+@AS_USER
 def test_a_detached_run_is_stopped(podman):
     podman.run("sh", "-c", "trap 'exit 42' TERM; while :; do sleep 0.1; done", flags=("-q", "-d"))
     time.sleep(0.5)
@@ -195,12 +202,14 @@ def test_a_detached_run_is_stopped(podman):
     assert podman.manifest()["exit_code"] == 42
 
 
+@AS_USER
 def test_a_detached_run_is_attached_to(podman):
     podman.run("sh", "-c", "read line; echo got $line; exit 6", flags=("-q", "-d", "-i"))
     attached = podman.reprobox("runs", "attach", input="words\n", check=False)
     assert (attached.returncode, attached.stdout) == (6, "got words\n")
 
 
+@AS_USER
 def test_a_run_goes_on_without_its_command_line_and_can_be_waited_for(podman):
     command = ("sh", "-c", f"echo ready; {counting(40)[2]}")
     podman.start(*command).kill()
@@ -221,6 +230,7 @@ def test_a_service_that_restarts_loses_nothing(podman):
     assert podman.reprobox("runs", "logs").stdout.splitlines() == ["ready", *numbers(80)]
 
 
+@AS_USER
 def test_a_name_that_is_taken_is_125(podman):
     process = podman.start("sh", "-c", "echo ready; exec sleep 60", flags=("--name", "taken"))
     second = podman.run("true", flags=("--name", "taken"), check=False)
@@ -252,12 +262,14 @@ def test_a_limit_of_memory_holds_or_is_refused(podman):
     assert podman.manifest()["exit_code"] == 137
 
 
+@AS_USER
 def test_gpus_that_cannot_be_had_are_refused(podman):
     done = podman.run("true", flags=("--gpus", "0"), check=False)
     assert done.returncode == 125
     assert "--gpus none" in done.stderr
 
 
+@AS_USER
 def test_bytes_that_are_no_text_are_in_the_log_as_they_were(podman):
     process = podman.start("sh", "-c", r"echo ready; sleep 1; printf '\377\000o\n\376'")
     process.kill()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.cli import BIN
 from support.daemon import until
+from support.podman import AS_USER
 
 pytestmark = pytest.mark.podman
 
@@ -40,6 +41,7 @@ def test_where_no_docker_answers_podman_is_used_and_that_is_said(podman, without
     assert podman.manifest()["engine"]["name"] == "podman"
 
 
+@AS_USER
 @pytest.mark.parametrize("named", ["DOCKER_HOST", "DOCKER_CONTEXT", "context"])
 def test_a_docker_that_was_named_is_never_replaced(podman, without_docker, named):
     if named == "DOCKER_HOST":
@@ -54,6 +56,7 @@ def test_a_docker_that_was_named_is_never_replaced(podman, without_docker, named
     assert podman.runs() == []
 
 
+@AS_USER
 def test_a_podman_that_was_named_and_does_not_answer_is_125_and_one_line(podman):
     address = f"unix://{podman.folder}/dead.sock"
     done = podman.run("true", environment={"CONTAINER_HOST": address}, check=False)
@@ -104,6 +107,7 @@ def test_where_nothing_listens_a_service_is_started_used_again_and_ends_by_itsel
     assert until(lambda: own_services(no_service) == [], seconds=30)
 
 
+@AS_USER
 def test_a_run_outlives_the_patience_of_its_own_service(no_service):
     done = no_service.call(
         *impatient(no_service, no_service.argv("sh", "-c", "sleep 5; echo late; exit 3")), check=False
@@ -111,6 +115,7 @@ def test_a_run_outlives_the_patience_of_its_own_service(no_service):
     assert (done.returncode, done.stdout) == (3, "late\n")
 
 
+@AS_USER
 def test_a_detached_run_outlives_its_own_service(no_service):
     no_service.call(*impatient(no_service, no_service.argv("sh", "-c", "sleep 5; echo late; exit 4", flags=("-d",))))
     argv = [*no_service.service.as_user, str(BIN / "reprobox"), "runs", "wait"]
@@ -118,6 +123,7 @@ def test_a_detached_run_outlives_its_own_service(no_service):
     assert no_service.reprobox("runs", "logs").stdout == "late\n"
 
 
+@AS_USER
 def test_two_that_start_at_once_share_one_service(no_service):
     argv = impatient(no_service, no_service.argv("echo", "out"))
     options = {
@@ -131,6 +137,7 @@ def test_two_that_start_at_once_share_one_service(no_service):
     assert [(out, code) for out, _, code in ended] == [(b"out\n", 0)] * 2, ended
 
 
+@AS_USER
 def test_a_service_that_does_not_start_is_125_and_one_line(no_service):
     broken = no_service.write("bin/podman", "#!/bin/sh\nexit 1\n", executable=True)
     done = no_service.run(
@@ -141,6 +148,7 @@ def test_a_service_that_does_not_start_is_125_and_one_line(no_service):
     assert "Podman's API does not start" in line
 
 
+@AS_USER
 def test_no_podman_at_all_is_125_and_one_line(podman, without_docker):
     del podman.environment["CONTAINER_HOST"]
     podman.environment["PATH"] = str(BIN)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from dataclasses import replace
 
@@ -24,7 +23,7 @@ from support.reach import (
     UNSEEDED_LINES,
     UNSEEDED_ROW,
     Reach,
-    install_packages,
+    placed,
 )
 
 MARKS = {"docker": pytest.mark.engine, "local": pytest.mark.local}
@@ -43,8 +42,7 @@ def rows(table):
 
 @pytest.fixture(scope="session")
 def reach(tmp_path_factory):
-    packages = functools.cache(lambda: install_packages(tmp_path_factory.mktemp("packages")))
-    return Reach(tmp_path_factory.mktemp("reach"), packages)
+    return Reach(tmp_path_factory)
 
 
 @pytest.fixture(autouse=True)
@@ -281,7 +279,7 @@ def test_an_interpreter_of_this_machine_that_nothing_can_reach_is_reported_as_es
 @on("local")
 @pytest.mark.parametrize("flag", ["-I", "-S"])
 def test_a_foreign_interpreter_that_nothing_can_reach_is_reported_as_escaped(cli, flag):
-    python = Reach(None, None)._place("BASE_PYTHON", "local")
+    python = placed("BASE_PYTHON", "local")
     done = cli.run(python, flag, "-c", RANDOM)
     assert f"; 1 process escaped ({python} {flag} -c)" in done.stderr
     assert "nothing escaped" in cli.run(python, "-c", RANDOM).stderr

@@ -11,10 +11,8 @@ import time
 
 import pytest
 from support.engine import boxes_left
-from support.programs import DRAWS, RANKS
 
 pytestmark = pytest.mark.engine
-TWINS = 3
 
 
 @pytest.fixture(autouse=True)
@@ -23,50 +21,6 @@ def _nothing_is_left(docker, docker_client):
     assert boxes_left(docker_client, {run.name for run in docker.runs()}) == []
     for run in docker.runs():
         assert json.loads((run / "manifest.json").read_text())["end"], "a run's record was not completed"
-
-
-def ways():
-    child = "import subprocess; subprocess.run(['python', 'draws.py'], check=True)"
-    return {
-        "python": ["python", "draws.py"],
-        "python -m": ["python", "-m", "draws"],
-        # -I ignores PYTHONHASHSEED, so the order of sets stays free; the generators are the hook's to seed.
-        "python -I": ["python", "-I", "-c", "import random, numpy; print(random.random(), numpy.random.rand())"],
-        "shebang": ["./draws"],
-        "child": ["python", "-c", child],
-        "a venv's python": [
-            "sh",
-            "-c",
-            "python -m venv --without-pip /tmp/v && /tmp/v/bin/python -c 'import random; print(random.random(), {*\"abcdef\"})'",
-        ],
-        "a system-site venv's python": [
-            "sh",
-            "-c",
-            "python -m venv --without-pip --system-site-packages /tmp/v && /tmp/v/bin/python -I -c 'import random; print(random.random())'",
-        ],
-    }
-
-
-@pytest.mark.parametrize("how", list(ways()))
-def test_a_program_is_seeded_however_it_is_started(docker, how):
-    docker.write("draws.py", DRAWS)
-    docker.write("draws", "#!/usr/bin/env python\n" + DRAWS, executable=True)
-    command = ways()[how]
-    first = docker.run(*command).stdout
-    assert first
-    assert docker.run(*command).stdout == first
-    assert docker.run(*command, flags=("--seed", "43")).stdout != first
-    without = {docker.run(*command, flags=("--profile", "off")).stdout for _ in range(TWINS)}
-    assert len(without | {first}) == TWINS + 1, "without the recipe the program repeats itself, so this test is void"
-
-
-def test_ranks_under_torchrun_are_seeded_and_differ(docker):
-    docker.write("ranks.py", RANKS)
-    command = ["torchrun", "--nproc-per-node", "2", "ranks.py"]
-    first = sorted(docker.run(*command).stdout.splitlines())
-    assert sorted(docker.run(*command).stdout.splitlines()) == first
-    zero, one = (line.split()[1:] for line in first)
-    assert all(a != b for a, b in zip(zero, one, strict=True))
 
 
 def test_torch_compile_works_in_the_box(docker):

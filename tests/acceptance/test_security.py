@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.cli import together
+from support.many import many
 
 pytestmark = pytest.mark.engine
 
@@ -110,13 +110,9 @@ def refusals(docker, kind, texts):
     (docker.folder / "to-the-socket").symlink_to("/var/run/docker.sock")
     (docker.folder / "to-its-folder").symlink_to("/var/run")
 
-    def refusal(text):
-        done = docker.run("true", flags=[word.format(text) for word in kind], check=False)
-        return done.returncode, done.stdout, done.stderr.count("\n")
-
-    ended = dict(zip(texts, together(refusal, texts), strict=True))
+    ended = many(docker, [docker.argv("true", flags=[word.format(text) for word in kind])[1:] for text in texts])
     assert docker.runs() == []
-    return ended
+    return {text: (code, out, err.count("\n")) for text, (code, out, err) in zip(texts, ended, strict=True)}
 
 
 MOUNTS = [("-v", "./data:{}"), ("--mount", "type=bind,src=./data,dst={}"), ("--tmpfs", "{}")]

@@ -28,11 +28,19 @@ CASES = (*CASES, Case(name="planted", run=planted, start=True))
 """
 
 
+@pytest.fixture
+def docker(docker):
+    """The command line with the self-test, which is the subject here."""
+    del docker.environment["REPROBOX_SELFTEST"]
+    return docker
+
+
 def fresh(request, engine, folder, cache):
     if engine == "docker":
         request.getfixturevalue("image")
     cli = Cli(folder, engine)
     cli.environment["XDG_CACHE_HOME"] = str(cache)
+    del cli.environment["REPROBOX_SELFTEST"]
     return cli
 
 

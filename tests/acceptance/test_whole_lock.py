@@ -33,7 +33,7 @@ def test_a_locked_project_is_built_offline_twice_by_both_builders_with_one_id(do
     try:
         command = (*WITHOUT_A_NETWORK, "reprobox", "build", "--offline", "--no-cache")
         first = docker.call(*command, timeout=900)
-        done = docker.run("python", "-c", USES, flags=("--seed", "1", "--self-test", "off"))
+        done = docker.run("python", "-c", USES, flags=("--seed", "1"))
         assert done.stdout.strip() == "directory"
         docker_client.images.remove(tag, force=True)
         umask = ("sh", "-c", 'umask 077; exec "$@"', "sh")

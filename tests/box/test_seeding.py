@@ -6,66 +6,24 @@ import json
 import os
 import subprocess
 import sys
-import venv
 
 import pytest
 from support.cli import ROOT
-from support.programs import DRAWS, FLAGS, RANKS, TRAINING
+from support.programs import FLAGS, RANKS, TRAINING
 
 pytestmark = [pytest.mark.torch, pytest.mark.local]
 TWINS = 3
 
 
-def commands(local):
-    """Every way a user starts python that this machine has, as (name, command)."""
-    local.write("draws.py", DRAWS)
-    script = local.write("draws", f"#!{sys.executable}\n{DRAWS}")
-    script.chmod(0o755)
-    return {
-        "python": ["python", "draws.py"],
-        "python -m": ["python", "-m", "draws"],
-        "python -c": ["python", "-c", DRAWS],
-        "shebang": ["./draws"],
-        "sh -c": ["sh", "-c", "exec python draws.py"],
-        "child": ["python", "-c", "import subprocess; subprocess.run(['python', 'draws.py'], check=True)"],
-    }
-
-
-@pytest.mark.parametrize("how", ["python", "python -m", "python -c", "shebang", "sh -c", "child"])
-def test_a_program_is_seeded_however_it_is_started(local, how):
-    command = commands(local)[how]
-    first = local.run(*command).stdout
-    assert first
-    assert local.run(*command).stdout == first
-    assert local.run(*command, flags=("--seed", "43")).stdout != first
-    without = {local.run(*command, recipe=False).stdout for _ in range(TWINS)}
-    assert len(without | {first}) == TWINS + 1, "without the recipe the program repeats itself, so this test is void"
-
-
-def test_a_venvs_python_is_seeded(local, tmp_path):
-    venv.create(tmp_path / "venv", system_site_packages=True, with_pip=False, symlinks=True)
-    # The venv's parent is this suite's own venv's base; numpy and torch come from the suite's site-packages.
-    site = next(p for p in sys.path if p.endswith("site-packages"))
-    (next((tmp_path / "venv" / "lib").iterdir()) / "site-packages" / "suite.pth").write_text(site + "\n")
-    python = str(tmp_path / "venv" / "bin" / "python")
-    first = local.run(python, "-c", DRAWS).stdout
-    assert local.run(python, "-c", DRAWS).stdout == first
-    assert local.run(python, "-c", DRAWS, recipe=False).stdout != first
-
-
-def test_ranks_under_torchrun_are_seeded_and_differ(local):
+def test_ranks_that_are_to_draw_the_same_do(local):
     local.write("ranks.py", RANKS)
     command = ["torchrun", "--nproc-per-node", "2", "--master-port", "0", "ranks.py"]
-    first = sorted(local.run(*command).stdout.splitlines())
-    assert sorted(local.run(*command).stdout.splitlines()) == first
-    draws = [line.split()[1:] for line in first]
-    assert len(draws) == 2
-    assert all(a != b for a, b in zip(*draws, strict=True))
-    same = [
-        line.split()[1:]
-        for line in local.run(*command, flags=("--seed", "42", "--rank-seeds", "same")).stdout.splitlines()
-    ]
+    same, differing = (
+        [line.split()[1:] for line in local.run(*command, flags=("--seed", "42", *flags)).stdout.splitlines()]
+        for flags in (("--rank-seeds", "same"), ())
+    )
     assert same[0] == same[1]
+    assert all(a != b for a, b in zip(*differing, strict=True))
 
 
 def test_the_rank_moves_the_generators_and_not_the_hash_seed(local):
@@ -92,10 +50,10 @@ def test_a_hook_that_leaves_one_generator_out_is_caught(local, target):
     leave_out = f"import _reprobox_hook as h; h.TARGETS.pop({target!r})"
     local.write("sitecustomize.py", leave_out)
     environment = {"PYTHONPATH": str(local.folder)}
-    given = {"flags": ("--self-test", "off"), "environment": environment}
-    results = {local.run("python", "train.py", **given).stdout for _ in range(TWINS)}
+    results = {local.run("python", "train.py", environment=environment).stdout for _ in range(TWINS)}
     assert len(results) == TWINS
-    refused = local.run("python", "train.py", environment=environment, check=False)
+    tested = ("--seed", "42", "--self-test", "auto")
+    refused = local.run("python", "train.py", flags=tested, environment=environment, check=False)
     assert (refused.returncode, refused.stdout) == (125, "")
     assert "the self-test failed, so the command was not started" in refused.stderr
 

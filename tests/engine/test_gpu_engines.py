@@ -83,7 +83,7 @@ def on(daemon, tmp_path, driver):
 
 
 def with_gpus(gpus, *more):
-    flags = ("--seed", "42", "--network", "none", "--image", CUDA_TAG, "--self-test", "off")
+    flags = ("--seed", "42", "--network", "none", "--image", CUDA_TAG)
     return (*flags, "--gpus", gpus, *more)
 
 

@@ -33,7 +33,7 @@ def local_with_gpus(local, tmp_path):
 
 def seen_by(cli, gpus):
     program = cli.write("look.py", OF_A_CHILD)
-    return json.loads(cli.run("python", program.name, flags=("--seed", "42", "--self-test", "off", *gpus)).stdout)
+    return json.loads(cli.run("python", program.name, flags=("--seed", "42", *gpus)).stdout)
 
 
 def test_a_command_and_its_children_see_the_gpus_asked_for_by_uuid_in_that_order(local_with_gpus):

@@ -10,7 +10,7 @@ from support import nvml
 from support.daemon import TAG
 from support.engine import finish
 from support.gpus_engine import CUDA_TAG, StandInCdi
-from support.podman import require_podman
+from support.podman import AS_ROOT, require_podman
 
 from reprobox.engines import GPUS_LABEL, RUN_LABEL, BoxOptions, BoxSpec, EngineName, GpuBox, Mount, open_engine
 from reprobox.engines.base import Device, Port, Ulimit
@@ -179,6 +179,7 @@ def test_podman_before_5_4_ignores_a_request_for_cdi_devices_and_a_newer_one_hee
     assert look(engine, podman_service, asked)["devices"] == ({cdi.node(asked[0]): [1, 3]} if heeds else {})
 
 
+@AS_ROOT
 def test_a_gpu_that_no_specification_names_is_refused_with_what_to_type(engine, podman_service, cdi):
     absent = cdi.gpus[0][:-1] + "9"
     with pytest.raises(GpuError, match=f"has no CDI device nvidia.com/gpu={absent}, so") as caught:
@@ -188,12 +189,14 @@ def test_a_gpu_that_no_specification_names_is_refused_with_what_to_type(engine, 
     assert "nvidia-ctk cdi generate --device-name-strategy=uuid" in caught.value.remedy
 
 
+@AS_ROOT
 def test_what_podman_refuses_of_a_box_with_gpus_is_an_error_and_leaves_nothing(engine, podman_service, cdi):
     with pytest.raises(EngineError, match=r"could not create the box: .*no such file or directory"):
         engine.create(box_of(podman_service, "true", gpus=cdi.gpus, mounts=(Mount(source="/not/there", target="/x"),)))
     assert podman_service.containers() == []
 
 
+@AS_ROOT
 def test_boxes_with_gpus_are_listed_while_they_live(engine, podman_service, cdi):
     spec = box_of(podman_service, "sleep", "60", gpus=cdi.gpus)
     with engine.create(spec) as box:
@@ -221,7 +224,7 @@ def podman_with_gpus(podman, cdi, tmp_path):
 
 def test_the_command_line_brings_gpus_into_podmans_boxes(podman_with_gpus, cdi):
     for asked, uuids in {"1,0": cdi.gpus[::-1], cdi.mig: (cdi.mig,)}.items():
-        flags = ("--image", CUDA_TAG, "--self-test", "off", "--gpus", asked)
+        flags = ("--image", CUDA_TAG, "--gpus", asked)
         seen = json.loads(podman_with_gpus.run("python", "-c", LOOK, flags=flags).stdout)
         assert seen["devices"] == {cdi.node(uuid): [1, 3] for uuid in uuids}
         assert seen["environment"]["CUDA_VISIBLE_DEVICES"] == ",".join(uuids)
@@ -231,10 +234,11 @@ def test_the_command_line_brings_gpus_into_podmans_boxes(podman_with_gpus, cdi):
     assert manifest["engine"]["gpus"] == "cdi"
 
 
+@AS_ROOT
 def test_a_gpu_that_the_driver_has_and_no_specification_is_refused_in_one_sentence(podman_with_gpus, cdi):
     cdi.path.rename(cdi.path.with_suffix(".away"))
     try:
-        flags = ("--image", CUDA_TAG, "--self-test", "off", "--gpus", "0")
+        flags = ("--image", CUDA_TAG, "--gpus", "0")
         done = podman_with_gpus.run("echo", "never", flags=flags, check=False)
     finally:
         cdi.path.with_suffix(".away").rename(cdi.path)

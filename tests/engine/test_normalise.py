@@ -11,7 +11,6 @@ import uuid
 from pathlib import Path
 
 import pytest
-from support.daemon import SmallImage
 from support.said import Said
 from support.small_build import small_build
 
@@ -83,11 +82,10 @@ PLANTED = 'open(top + b"/planted", "w").write("at " + os.urandom(8).hex())'
 
 
 @pytest.fixture(scope="module")
-def base(docker_client, image, tmp_path_factory):
+def base(docker_client, small_image):
     """A base of under 50 MB, by name."""
     name = f"reprobox-test-base:{uuid.uuid4().hex[:12]}"
-    small = SmallImage(docker_client, image, tmp_path_factory.mktemp("base") / "base.tar")
-    docker_client.api.import_image(str(small.archive), *name.split(":"), changes=small.changes)
+    docker_client.api.import_image(str(small_image.archive), *name.split(":"), changes=small_image.changes)
     yield name
     docker_client.images.remove(name)
 

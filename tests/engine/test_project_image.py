@@ -67,7 +67,7 @@ def test_the_packages_are_there_with_their_scripts_and_the_rest_is_shared(docker
     result = built(lock)
     below, whole = layers(docker_client, image), layers(docker_client, result.tag)
     assert whole[:-1] == below
-    flags = ("--seed", "1", "--image", result.tag, "--self-test", "off")
+    flags = ("--seed", "1", "--image", result.tag)
     done = docker.run(
         "sh", "-c", "alpha; python -c 'import gamma, torch; print(gamma.VALUE, gamma.__cached__)'", flags=flags
     )
@@ -87,7 +87,7 @@ def test_the_bytecode_is_there_and_carries_no_date(docker, house, built):
         "found = {p: open(p, 'rb').read(8)[4] for p in glob.glob('/opt/project/**/*.pyc', recursive=True)}\n"
         "print(json.dumps(found))"
     )
-    done = docker.run("python", "-c", program, flags=("--seed", "1", "--image", built(lock).tag, "--self-test", "off"))
+    done = docker.run("python", "-c", program, flags=("--seed", "1", "--image", built(lock).tag))
     found = json.loads(done.stdout)
     assert len(found) == 3  # and none of the file in an older Python's syntax
     assert set(found.values()) == {0b01}  # by hash, and never checked
@@ -130,7 +130,7 @@ def test_a_source_distribution_is_built_in_the_image_the_same_each_time(docker, 
     zeta = make_sdist(folder, "zeta", {"setup.py": SETUP, "zeta.c": EXTENSION, "zeta.py": "from _zeta import VALUE\n"})
     with_source = replace(lock, sdists=(zeta,))
     first = built(with_source)
-    flags = ("--seed", "1", "--image", first.tag, "--self-test", "off")
+    flags = ("--seed", "1", "--image", first.tag)
     assert docker.run("python", "-c", "import beta, zeta; print(zeta.VALUE)", flags=flags).stdout == "26\n"
     docker_client.images.remove(first.tag, force=True)
     assert built(with_source).image_id == first.image_id

@@ -122,7 +122,7 @@ def test_an_image_that_the_required_key_has_signed_runs(kind, docker, keys, dock
     image_id = config_digest(docker_client, image)
     contents = ImageContents(image_id=image_id, name=image, created="2025-01-01T00:00:00Z")
     path = sign(make_statement(contents, Pins()), private, image_id, docker.folder / FOLDER)
-    flags = ("--image", image, "--seed", "1", "--self-test", "off", "--require-signed", "team.pub")
+    flags = ("--image", image, "--seed", "1", "--require-signed", "team.pub")
     done = docker.run("echo", "hello", flags=flags)
     assert done.stdout == "hello\n"
     assert f"is signed: {path}" in done.stderr

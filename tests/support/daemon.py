@@ -43,9 +43,9 @@ exec tar -c -P "$@" $programs /usr/bin/python3 $stdlib $linked /bin /sbin /lib /
 
 
 class SmallImage:
-    """reprobox's image without torch, as an archive made once and imported by each daemon.
+    """reprobox's image without torch: an archive made once (:meth:`pack`), imported by each daemon as ``image`` is set up.
 
-    :param client: of the engine that has ``image``; nothing is left there.
+    :param client: of the engine that has ``image``.
     """
 
     def __init__(self, client, image, archive):
@@ -59,6 +59,10 @@ class SmallImage:
             f"USER {config['User']}",
             f"WORKDIR {config['WorkingDir']}",
         ]
+
+    @staticmethod
+    def pack(client, image, archive):
+        """Write the archive, which takes its seconds; nothing is left at the engine."""
         options = {"entrypoint": ["/bin/sh", "-c", _PACK, "pack"], "user": "0", "network_mode": "none"}
         container = client.containers.create(image, **options)
         try:

@@ -27,6 +27,11 @@ import docker
 from support.cli import BIN, Cli
 from support.daemon import TAG, until
 
+AS_ROOT, AS_USER = (
+    pytest.mark.parametrize("podman_service", [who], indirect=True) for who in ("with_root", "without_root")
+)
+"""For a test that needs no Podman but one: whose the service is makes no difference there, and a box costs seconds."""
+
 USER = "reprobox-test"
 PATIENCE_SECONDS = 60
 SERVICE_ENVIRONMENT = {"OF_THE_SERVICE": "leaked", "TZ": "Of/The_Service", "HTTP_PROXY": "http://of.the.service:1"}
@@ -265,15 +270,15 @@ def user():
     """Yield uid and gid of :data:`USER`, who is made if missing and removed by the last test session that used it."""
     lock = os.open("/etc", os.O_RDONLY)  # where the lists of users are
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            entry = pwd.getpwnam(USER)
-        except KeyError:
-            # useradd gives a range of ids in /etc/subuid with the user; no home: each service is one.
-            options = ["--no-create-home", "--user-group", "--shell", "/usr/sbin/nologin"]
-            subprocess.run(["useradd", *options, USER], check=True)
-            entry = pwd.getpwnam(USER)
+        # Whoever uses it shares the lock. What is shared already becomes one's own only by being let go in between.
         fcntl.flock(lock, fcntl.LOCK_SH)
+        while (entry := known()) is None:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if known() is None:
+                # useradd gives a range of ids in /etc/subuid with the user; no home: each service is one.
+                options = ["--no-create-home", "--user-group", "--shell", "/usr/sbin/nologin"]
+                subprocess.run(["useradd", *options, USER], check=True)
+            fcntl.flock(lock, fcntl.LOCK_SH)
         try:
             yield entry.pw_uid, entry.pw_gid
         finally:
@@ -282,6 +287,13 @@ def user():
                 subprocess.run(["userdel", USER], check=True)
     finally:
         os.close(lock)
+
+
+def known():
+    try:
+        return pwd.getpwnam(USER)
+    except KeyError:
+        return None
 
 
 def require_podman():

@@ -7,9 +7,10 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from support.cli import Cli
+from support.once import once
 
 BOTH = ("docker", "local")
 DOCKER = ("docker",)
@@ -37,7 +38,6 @@ def install_packages(folder):
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target)]
     done = subprocess.run([*pip, *PACKAGES], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return target
 
 
 # --- programs -------------------------------------------------------------------------------------------------------
@@ -47,9 +47,14 @@ RANDOM_HASH = "import random; print(random.random(), hash('reprobox'))\n"
 NUMPY = "import random, numpy; print(random.random(), numpy.random.rand())\n"
 NUMPY_HASH = "import random, numpy; print(random.random(), numpy.random.rand(), hash('reprobox'))\n"
 
+TORCH_HASH = (
+    "import random, numpy, torch; print(random.random(), numpy.random.rand(), torch.rand(1).item(), hash('reprobox'))\n"
+)
+
 RANKS = """\
-import os, random, numpy
-os.write(1, f"{os.environ['RANK']} {random.random()} {numpy.random.rand()} {hash('reprobox')}\\n".encode())
+import os, random, numpy, torch
+drawn = random.random(), numpy.random.rand(), torch.rand(1).item(), hash("reprobox")
+os.write(1, f"{os.environ['RANK']} {drawn}\\n".encode())
 """
 
 PYTEST = """\
@@ -238,8 +243,15 @@ KERNEL_ROW = Row(
 )
 
 REACH = (
-    Row(name="python", command=("python", "draws.py"), files=DRAWS),
+    Row(name="python", command=("python", "draws.py"), files={"draws.py": TORCH_HASH}),
     Row(name="python -m", command=("python", "-m", "draws"), files=DRAWS),
+    Row(name="python -c", command=("python", "-c", NUMPY_HASH)),
+    Row(name="sh -c", command=("sh", "-c", "exec python draws.py"), files=DRAWS),
+    Row(
+        name="a child",
+        command=("python", "-c", "import subprocess; subprocess.run(['python', 'draws.py'], check=True)"),
+        files=DRAWS,
+    ),
     Row(name="shebang", command=("./draws",), files={"draws": "#!/usr/bin/env python\n" + NUMPY_HASH}),
     Row(name="the base interpreter", command=("BASE_PYTHON", "-c", RANDOM_HASH)),
     Row(name="a venv", command=venv("", "python draws.py"), files={"draws.py": RANDOM_HASH}),
@@ -347,30 +359,24 @@ class Outcome:
 
 
 class Reach:
-    """Runs rows, each once for the whole session."""
+    """Runs rows, each once for the whole session, whichever worker asks first."""
 
-    def __init__(self, root, packages):
-        self.root = root
-        self.packages = packages
-        self._outcomes = {}
+    def __init__(self, tmp_path_factory):
+        self._factory = tmp_path_factory
 
     def outcome(self, row, engine):
-        key = (row.name, engine)
-        if key not in self._outcomes:
-            self._outcomes[key] = self._run(row, engine)
-        return self._outcomes[key]
+        name = re.sub(r"\W+", "-", f"reach-{engine}-{row.name}")
+        folder = once(self._factory, name, lambda folder: self._run(row, engine, folder))
+        return Outcome(**json.loads((folder / "outcome.json").read_text()))
 
-    def project(self, row, engine):
-        """Return the command line in a new project folder that holds the row's files."""
-        folder = self.root / engine / row.name.replace("/", "-")
-        folder.mkdir(parents=True, exist_ok=True)
-        cli = Cli(folder, engine)
+    def packages(self):
+        return once(self._factory, "packages", install_packages) / "site-packages"
+
+    def _run(self, row, engine, folder):
+        (folder / "project").mkdir()
+        cli = Cli(folder / "project", engine)
         for name, text in row.files.items():
             cli.write(name, text, executable=text.startswith("#!"))
-        return cli
-
-    def _run(self, row, engine):
-        cli = self.project(row, engine)
         command = [self._place(word, engine) for word in row.command]
         more = [*row.flags, *(self._package_flags(engine) if row.packages else ())]
 
@@ -382,9 +388,9 @@ class Reach:
             seeds = (("--seed", "42"), ("--seed", "42"), ("--seed", "43"), ("--profile", "off"))
             first, again, other, without = threads.map(run, seeds)
         run_id = re.match(r"reprobox: run (\S+) ", first.stderr)[1]
-        manifest = next(folder for folder in cli.runs() if folder.name == run_id) / "manifest.json"
+        manifest = next(run for run in cli.runs() if run.name == run_id) / "manifest.json"
         lines = [line for line in first.stderr.splitlines() if line.startswith("reprobox: receipt: ")]
-        return Outcome(
+        outcome = Outcome(
             first=_ordered(first.stdout),
             again=_ordered(again.stdout),
             other_seed=_ordered(other.stdout),
@@ -392,6 +398,7 @@ class Reach:
             receipt=json.loads(manifest.read_text())["receipt"],
             line=lines[-1],
         )
+        (folder / "outcome.json").write_text(json.dumps(asdict(outcome)))
 
     def _package_flags(self, engine):
         if engine == "local":
@@ -399,18 +406,21 @@ class Reach:
         return ("-v", f"{self.packages()}:{PACKAGES_IN_BOX}:ro", "-e", f"PYTHONPATH={PACKAGES_IN_BOX}")
 
     def _place(self, word, engine):
-        local = engine == "local"
-        site = (
-            next(p for p in sys.path if p.endswith("site-packages"))
-            if local
-            else "/opt/venv/lib/python3.11/site-packages"
-        )
         if "PACKAGES/" in word:
-            word = word.replace("PACKAGES", str(self.packages()) if local else PACKAGES_IN_BOX)
-        return {
-            "BASE_PYTHON": f"{sys.base_prefix}/bin/python3" if local else "/usr/bin/python3",
-            "PYTHON": sys.executable if local else "/opt/venv/bin/python",
-        }.get(word, word).replace("SITE\n", f"{site}\n")
+            word = word.replace("PACKAGES", str(self.packages()) if engine == "local" else PACKAGES_IN_BOX)
+        return placed(word, engine)
+
+
+def placed(word, engine):
+    """Return ``word`` of a command with what stands for an interpreter, or for its packages, put in."""
+    local = engine == "local"
+    site = (
+        next(p for p in sys.path if p.endswith("site-packages")) if local else "/opt/venv/lib/python3.11/site-packages"
+    )
+    return {
+        "BASE_PYTHON": f"{sys.base_prefix}/bin/python3" if local else "/usr/bin/python3",
+        "PYTHON": sys.executable if local else "/opt/venv/bin/python",
+    }.get(word, word).replace("SITE\n", f"{site}\n")
 
 
 def _ordered(text):
