@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
+
+
+def session_folder(tmp_path_factory):
+    """Return the folder that every worker of this session has."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@contextlib.contextmanager
+def locked(path):
+    """Have the lock ``path`` to yourself; whoever else asks waits."""
+    with open(path, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def once(tmp_path_factory, name, make):
@@ -12,12 +27,9 @@ def once(tmp_path_factory, name, make):
 
     What ``make`` raises, or a worker that dies meanwhile, leaves nothing: whoever asks next begins anew.
     """
-    session = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        session = session.parent  # a worker's own folder lies in the session's
+    session = session_folder(tmp_path_factory)
     folder, made = session / f"once-{name}", session / f"once-{name}.made"
-    with open(session / f"once-{name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(session / f"once-{name}.lock"):
         if not made.exists():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
+import subprocess
+from collections import Counter, defaultdict
 
 from support.cli import ROOT
+from support.engine import connected_client, told
 
 RECORD = ROOT / "docs" / "reference" / "engines.json"
 SCHEMA = "reprobox.engines-tested/1"
@@ -14,9 +16,8 @@ AREAS = {
     "build": r"/test_(bootstrap|build|build_podman|normalise|project_image|locked_run)\.py|what_is_built_there",
     "share": r"/test_(image_store|registry\w*|sharing|signatures)\.py|archive_of|to_a_registry|the_registry_has",
     "signals": r"signal|trap_decides",
-    "secrets": r"secret|to_the_command_and_nothing_else",
+    "secrets": r"secret",
     "closed": r"/test_security\.py|closed_(down|as)|cannot_touch_the_records",
-    "gpus": r"/test_\w*gpu\w*\.py|_gpus_",
     "run": r"",
 }
 """What is tested, and how a test's id says that it is about it; the first that fits."""
@@ -26,23 +27,42 @@ def area_of(nodeid):
     return next(area for area, words in AREAS.items() if re.search(words, nodeid))
 
 
-def write_record(passed, told):
-    """Write :data:`RECORD` from the ids of the tests that passed, each with what its engine told of itself.
-
-    :param passed: pairs of a test's id and the engine: a dict of name, version and store.
-    :param told: more of each engine, by its name, version and store: who builds on it.
-    """
-    counts: dict[tuple[str, str, str], Counter[str]] = {}
-    for nodeid, engine in passed:
+def write_record(reports, path=RECORD):
+    """Write down how many cases passed on each engine; a report's properties say on which kind, or on which engine."""
+    kinds, cases, builders = {}, defaultdict(Counter), defaultdict(set)
+    for report in reports:
+        properties = dict(report.user_properties)
+        engine = properties.get("engine") or _of_debian_12(properties.get("kind"), kinds)
+        if engine is None:
+            continue
         key = (engine["engine"], engine["version"], engine["store"])
-        counts.setdefault(key, Counter())[area_of(nodeid)] += 1
+        area = area_of(report.nodeid)
+        cases[key][area] += 1
+        if area == "build":
+            builders[key] |= {"podman"} if key[0] == "podman" else set(re.findall("classic|buildkit", report.nodeid))
     rows = [
-        {"engine": name, "version": version, "store": store, "cases": {a: found[a] for a in AREAS if found[a]}}
-        for (name, version, store), found in sorted(counts.items(), key=lambda pair: _order(pair[0]))
+        {
+            **dict(zip(("engine", "version", "store"), key, strict=True)),
+            "builders": sorted(builders[key], reverse=True),
+            "cases": {area: cases[key][area] for area in AREAS if cases[key][area]},
+        }
+        for key in sorted(cases, key=_order)
     ]
-    RECORD.write_text(json.dumps({"schema": SCHEMA, "engines": rows}, indent=2) + "\n")
+    path.write_text(json.dumps({"schema": SCHEMA, "engines": rows}, indent=2) + "\n")
+
+
+def _of_debian_12(kind, known):
+    """Return what this machine's own engine of a kind tells of itself; None for a kind that is no engine."""
+    if kind not in known:
+        known[kind] = None
+        if kind == "docker":
+            known[kind] = told(connected_client())
+        elif kind == "podman":
+            said = subprocess.run(["podman", "--version"], check=True, capture_output=True, text=True).stdout
+            known[kind] = {"engine": "podman", "version": said.split()[-1], "store": "overlay"}
+    return known[kind]
 
 
 def _order(key):
     name, version, store = key
-    return name, [int(part) for part in re.findall(r"\d+", version)], store
+    return name, [int(part) for part in re.findall(r"\d+", version)], store != "overlay2"
