@@ -13,7 +13,7 @@ from support.engine import connected_client, told
 RECORD = ROOT / "docs" / "reference" / "engines.json"
 SCHEMA = "reprobox.engines-tested/1"
 AREAS = {
-    "build": r"/test_(bootstrap|build|build_podman|normalise|project_image|locked_run)\.py|what_is_built_there",
+    "build": r"/test_(bootstrap|build|build_podman|normalise|project_image|locked_run|no_classic_builder|whole_lock)\.py|what_is_built_there",
     "share": r"/test_(image_store|registry\w*|sharing|signatures)\.py|archive_of|to_a_registry|the_registry_has",
     "signals": r"signal|trap_decides",
     "secrets": r"secret",
