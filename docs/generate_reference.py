@@ -1,6 +1,8 @@
 # ruff: noqa: INP001  (a script of the documentation, imported by its test alone)
 """The tables of the reference that follow from the code: knobs, errors, refused flags, keys of the project file.
 
+One follows from what the tests wrote down: the engines (``pytest --record-engines`` writes ``reference/engines.json``).
+
 ::
 
     python docs/generate_reference.py           print the tables
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import re
 import sys
 from pathlib import Path
@@ -76,11 +79,32 @@ def project_table() -> str:
     return _table(["key", "meaning", "example"], rows)
 
 
+ENGINES = {"docker": "Docker", "podman": "Podman"}
+BUILDERS = {"classic": "classic", "buildkit": "BuildKit", "podman": "its own"}
+AREAS = ("build", "share", "run", "signals", "secrets", "closed")
+
+
+def engines_table() -> str:
+    """Return the engines that the tests ran on, each with who builds there and the number of cases that passed."""
+    record = json.loads((REFERENCE / "engines.json").read_text(encoding="utf-8"))
+    rows = [
+        [
+            f"{ENGINES[row['engine']]} {row['version']}",
+            row["store"],
+            ", ".join(BUILDERS[name] for name in row["builders"]) or "-",
+            *(str(row["cases"].get(area, "-")) for area in AREAS),
+        ]
+        for row in record["engines"]
+    ]
+    return _table(["engine", "image store", "builders", *AREAS], rows)
+
+
 TABLES = {
     "knobs": (REFERENCE / "knobs.md", knobs_table),
     "errors": (REFERENCE / "exit-codes.md", errors_table),
     "refused": (REFERENCE / "cli.md", refused_table),
     "project": (REFERENCE / "environment.md", project_table),
+    "engines": (REFERENCE / "engines.md", engines_table),
 }
 """Name of each table: the page that holds it and the function that makes it."""
 

@@ -14,14 +14,19 @@ from support.cli import Cli
 from support.daemon import SmallImage
 from support.engine import built_image, connected_client
 from support.nvml import StandIn
+from support.once import once
 from support.podman import PodmanCli, PodmanService, require_podman
 from support.proxy import Proxy
+from support.record import write_record
 from support.registry import running_registry
-from support.session import folder_once
 from xdist.scheduler import LoadFileScheduling
 
 HERE = Path(__file__).parent
 IN_CI = bool(os.environ.get("CI"))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--record-engines", action="store_true", help="write docs/reference/engines.json from this run")
 
 
 def pytest_configure():
@@ -73,7 +78,7 @@ def small_image(docker_client, image, tmp_path_factory):
     def pack(folder):
         SmallImage.pack(docker_client, image, folder / "small.tar")
 
-    return SmallImage(docker_client, image, folder_once(tmp_path_factory, "small-image", pack) / "small.tar")
+    return SmallImage(docker_client, image, once(tmp_path_factory, "small-image", pack) / "small.tar")
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +194,8 @@ def pytest_terminal_summary(terminalreporter, config):
 def pytest_sessionfinish(session, exitstatus):
     """In CI a skip is a failure, and so are fewer cases than the committed minimum."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if session.config.option.record_engines and not hasattr(session.config, "workerinput"):
+        write_record(reporter.stats.get("passed", []))
     if not IN_CI or reporter is None or session.config.option.collectonly or not _whole_suite(session.config):
         return
     skipped = reporter.stats.get("skipped", [])

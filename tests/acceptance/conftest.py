@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from support.gpus_table import with_uuids_of_its_own
 from support.locking import Place
-from support.session import folder_once
+from support.once import once
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def locked_folder_once(tmp_path_factory):
     def lock(folder):
         (folder / "said").write_text(place_in(folder).write().call("lock").stderr)
 
-    folder = folder_once(tmp_path_factory, "lock", lock)
+    folder = once(tmp_path_factory, "lock", lock)
     place = place_in(folder)
     place.said = (folder / "said").read_text()
     return place
@@ -69,7 +69,7 @@ def fetched(locked_once, tmp_path_factory):
         shutil.copy(locked_once.path, place.path)
         (folder / "fetch.json").write_text(place.call("fetch", "--json").stdout)
 
-    folder = folder_once(tmp_path_factory, "fetch", fetch)
+    folder = once(tmp_path_factory, "fetch", fetch)
     place = place_in(folder)
     place.fetch = json.loads((folder / "fetch.json").read_text())
     return place

@@ -17,8 +17,8 @@ from acceptance import test_security as security
 from support.daemon import TAG
 from support.engine import boxes_left
 from support.newer_engines import KINDS, REGISTRY, shared
+from support.once import once, session_folder
 from support.scenarios import call, named
-from support.session import once, session_folder
 from support.small_edition import build, small_archive, small_edition
 
 # Who runs them first on a machine also makes two file systems of Debian's packages.
@@ -37,8 +37,8 @@ def edition(tmp_path_factory):
 @pytest.fixture(scope="session")
 def archive(edition, tmp_path_factory):
     """The small image as Debian 12's Docker built it: what ``reprobox save`` told of its file."""
-    folder = session_folder(tmp_path_factory)
-    return once(folder / "archive.json", lambda: small_archive(folder, edition))
+    folder = once(tmp_path_factory, "small-archive", lambda folder: small_archive(folder, edition))
+    return json.loads((folder / "saved.json").read_text())
 
 
 @pytest.fixture(scope="session")

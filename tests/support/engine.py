@@ -46,6 +46,17 @@ def boxes_left(client, run_ids):
     ]
 
 
+def told(client):
+    """Return what an engine tells of itself: its name, its version and its image store."""
+    version, info = client.version(), client.info()
+    parts = {part["Name"]: part["Version"] for part in version.get("Components", ())}
+    podman = parts.get("Podman Engine")
+    containerd = "io.containerd.snapshotter" in json.dumps(info.get("DriverStatus"))
+    store = f"containerd ({info['Driver']})" if containerd else info["Driver"]
+    number = (podman or version["Version"]).partition("+")[0]
+    return {"engine": "podman" if podman else "docker", "version": number, "store": store}
+
+
 def finish(box):
     """Carry a box out to its end; return that, and what came on stdout and on stderr."""
     seen = {"stdout": b"", "stderr": b""}

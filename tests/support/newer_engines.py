@@ -21,9 +21,9 @@ import requests.exceptions
 import docker
 from support.cli import ROOT, clean_environment
 from support.daemon import until
-from support.engine import missing
+from support.engine import missing, told
+from support.once import locked
 from support.podman import PodmanCli, write_settings
-from support.session import locked
 from support.trixie import trixie
 
 REGISTRY = "127.0.0.1:5000"
@@ -116,7 +116,8 @@ class NewerEngine:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         assert until(self._answers, PATIENCE_SECONDS), self._tail()
-        self.told = self._description()
+        with contextlib.closing(self.client()) as client:
+            self.told = told(client)
 
     def _program(self):
         if self.kind.engine == "podman":
@@ -140,15 +141,6 @@ class NewerEngine:
                 return client.ping()
         except (docker.errors.DockerException, requests.exceptions.RequestException):
             return False
-
-    def _description(self):
-        """Return name, version and image store, as it says them itself."""
-        with contextlib.closing(self.client()) as client:
-            version, info = client.version(), client.info()
-        containerd = "io.containerd.snapshotter" in json.dumps(info.get("DriverStatus"))
-        store = f"containerd ({info['Driver']})" if containerd else info["Driver"]
-        number = next((c["Version"] for c in version["Components"] if c["Name"] == "Podman Engine"), version["Version"])
-        return {"engine": self.kind.engine, "version": number.partition("+")[0], "store": store}
 
     def _tail(self):
         return "\n".join(log.read_text(errors="replace")[-4000:] for log in self.home.glob("*.log"))

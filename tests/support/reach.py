@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 
 from support.cli import Cli
-from support.session import folder_once
+from support.once import once
 
 BOTH = ("docker", "local")
 DOCKER = ("docker",)
@@ -366,11 +366,11 @@ class Reach:
 
     def outcome(self, row, engine):
         name = re.sub(r"\W+", "-", f"reach-{engine}-{row.name}")
-        folder = folder_once(self._factory, name, lambda folder: self._run(row, engine, folder))
+        folder = once(self._factory, name, lambda folder: self._run(row, engine, folder))
         return Outcome(**json.loads((folder / "outcome.json").read_text()))
 
     def packages(self):
-        return folder_once(self._factory, "packages", install_packages) / "site-packages"
+        return once(self._factory, "packages", install_packages) / "site-packages"
 
     def _run(self, row, engine, folder):
         (folder / "project").mkdir()

@@ -42,11 +42,11 @@ def build(edition, cli, *options):
 
 
 def small_archive(folder, edition):
-    """Have Debian 12's Docker build the image of an edition, and save it in ``folder``; return what the save reports."""
+    """Have Debian 12's Docker build the image of an edition, and save it in ``folder``, with what the save reports as ``saved.json``."""
     cli = Cli(folder, "docker")
     with Daemon() as daemon:
         cli.environment |= daemon.start().environment
         made = build(edition, cli)
         saved = json.loads(cli.reprobox("save", "small.img", "--image", TAG, "--json").stdout)
     assert saved["image_id"] == made["image_id"]
-    return {**saved, "file": str(folder / "small.img")}
+    (folder / "saved.json").write_text(json.dumps({**saved, "file": str(folder / "small.img")}))

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from support.engine import missing
-from support.session import locked
+from support.once import locked
 
 SUITE = "trixie"
 PACKAGES = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import re
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -47,7 +48,7 @@ def generator():
     return load(DOCS / "generate_reference.py")
 
 
-@pytest.mark.parametrize("name", ["knobs", "errors", "refused", "project"])
+@pytest.mark.parametrize("name", ["knobs", "errors", "refused", "project", "engines"])
 def test_a_generated_table_is_in_step_with_the_code(generator, name):
     present, wanted = generator.page_with(name)
     assert present == wanted, "run python docs/generate_reference.py --write"
@@ -59,6 +60,15 @@ def test_a_knob_that_changes_makes_the_page_stale(generator, monkeypatch):
     assert present != wanted
     monkeypatch.setattr("sys.argv", ["generate_reference.py", "--check"])
     assert generator.main() == 1
+
+
+def test_an_engine_that_is_newly_recorded_makes_the_page_stale(generator, monkeypatch, tmp_path):
+    row = {"engine": "docker", "version": "99.1", "store": "overlay2", "builders": ["classic"], "cases": {"run": 7}}
+    (tmp_path / "engines.json").write_text(json.dumps({"engines": [row]}))
+    monkeypatch.setattr(generator, "REFERENCE", tmp_path)
+    present, wanted = generator.page_with("engines")
+    assert present != wanted
+    assert "| Docker 99.1 | overlay2 | classic | - | - | 7 | - | - | - |" in wanted
 
 
 def anchors(page):
