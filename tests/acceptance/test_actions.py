@@ -16,9 +16,9 @@ import pytest
 import yaml
 from docker.errors import ImageNotFound
 from support.cli import BIN, ROOT, clean_environment
+from support.engine import config_digest
 from support.registry import running_registry
 
-from reprobox.engines.digests import config_digest
 from reprobox.images.lockfile import dump_lock
 from reprobox.images.lockmodel import Inputs, Lock, LockedImage
 
