@@ -36,7 +36,7 @@ def sleeper():
 
 
 @pytest.fixture(scope="session")
-def locked_folder_once(tmp_path_factory):
+def locked_once(tmp_path_factory):
     """A project, locked once: asking uv and apt takes most of a minute."""
 
     def lock(folder):
