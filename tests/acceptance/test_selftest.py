@@ -17,6 +17,8 @@ ENGINES = [pytest.param("docker", marks=pytest.mark.engine), pytest.param("local
 TESTED = r"reprobox: self-test 1[0-5] cases on cpu: same bits \([0-9.]+ s\)\n"
 KNOWN = r"reprobox: self-test 1[0-5] cases on cpu: same bits \(certificate of [0-9]{4}-[0-9]{2}-[0-9]{2}\)\n"
 FEW = "matmul,training step"
+THREADED = f"{FEW},layer norm,linear before batch norm,lstm"
+"""Of these one at least has other bits with three threads than with four: the step with AVX-512, the others with AVX2."""
 PATIENCE = 60
 PLANTED = """
 def planted(bench):
@@ -296,12 +298,12 @@ def test_certificates_are_saved_and_compared(request, tmp_path, engine):
     cli = fresh(request, engine, tmp_path, tmp_path / "cache")
 
     def tested(*flags, check=True):
-        return cli.reprobox("selftest", "--engine", engine, "--repeat", "2", "--cases", FEW, *flags, check=check)
+        return cli.reprobox("selftest", "--engine", engine, "--repeat", "2", "--cases", THREADED, *flags, check=check)
 
     document = json.loads(tested("--json", "--save", "four.json").stdout)
     assert document["passed"]
     assert {case["verdict"] for case in document["cases"]} == {"same"}
-    assert len({case["name"] for case in document["cases"]}) == len(FEW.split(","))
+    assert len({case["name"] for case in document["cases"]}) == len(THREADED.split(","))
     assert json.loads((tmp_path / "four.json").read_text())["cases"] == document["cases"]
     assert not certificates(cli), "a few cases are no proof for a later start"
     again = tested("--against", "four.json")
@@ -309,8 +311,7 @@ def test_certificates_are_saved_and_compared(request, tmp_path, engine):
     other = tested("--against", "four.json", "--threads", "3", "--json", check=False)
     assert other.returncode == 1
     comparison = json.loads(other.stdout)["comparison"]
-    differing = [case["case"] for case in comparison["cases"] if case["agreement"] == "differ"]
-    assert "training step[float32] cpu" in differing
+    assert "differ" in {case["agreement"] for case in comparison["cases"]}
     assert comparison["fingerprint_differences"]["threads"] == [3, 4]
     assert comparison["fingerprint_differences"]["box.threads"] == [3, 4]
 
