@@ -194,7 +194,8 @@ def pytest_terminal_summary(terminalreporter, config):
 def pytest_sessionfinish(session, exitstatus):
     """In CI a skip is a failure, and so are fewer cases than the committed minimum."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if session.config.option.record_engines and not hasattr(session.config, "workerinput"):
+    # A run that failed or was stopped has counted less than there is.
+    if exitstatus == 0 and session.config.option.record_engines and not hasattr(session.config, "workerinput"):
         write_record(reporter.stats.get("passed", []))
     if not IN_CI or reporter is None or session.config.option.collectonly or not _whole_suite(session.config):
         return
