@@ -8,17 +8,19 @@ logs and caches that are made again when needed (:data:`VOLATILE`). A layer that
 from __future__ import annotations
 
 import re
+from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from reprobox.errors import BuildError
 from reprobox.images.archive import Image, assemble, load, saved
 from reprobox.images.layers import OPAQUE, WHITEOUT, Entry, canonical, entries_of_tar, parents_of, write_layer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from reprobox.engines.store import ImageStore
     from reprobox.images import Reporter
@@ -44,6 +46,7 @@ _STUBS: Final = frozenset({b"etc/hosts", b"etc/hostname", b"etc/resolv.conf"})
 _MOUNT_POINTS: Final = frozenset({b"proc", b"sys", b"dev", b"run"})
 _BUILDERS_LABEL: Final = "io.buildah.version"  # Podman's, of its own accord
 _WHITEOUT_MODE: Final = 0o600  # as Docker writes it; Podman writes 0
+_CHUNK: Final = 1 << 20
 _HASH_BASED: Final = 1  # PEP 552: the lowest bit of a pyc's flags
 
 
@@ -64,11 +67,11 @@ def normalise(store: ImageStore, raw: str, *, base: str, tag: str, scratch: Path
     :raises BuildError: ``raw`` does not stand on ``base``, or holds bytecode with a date in it.
     :raises EngineError: the engine could not save or load an image.
     """
-    below = store.inspect(base).layers
+    found = store.inspect(base)
     report.say("normalising the image, so that its id depends on its content alone")
     try:
         with saved(store, raw, scratch) as image, TemporaryDirectory(dir=scratch, prefix="layers-") as made:
-            result = rewritten(image, below, Path(made), report)
+            result = rewritten(image, found.layers, Path(made), report, environment=found.environment)
             return Normalised(image_id=result.image_id, engine_id=load(store, result, tag=tag, scratch=scratch))
     except OSError as error:
         if error.errno is None:
@@ -79,35 +82,56 @@ def normalise(store: ImageStore, raw: str, *, base: str, tag: str, scratch: Path
         ) from error
 
 
-def rewritten(image: Image, below: Sequence[str], folder: Path, report: Reporter) -> Image:
+def rewritten(
+    image: Image, below: Sequence[str], folder: Path, report: Reporter, *, environment: Sequence[str] = ()
+) -> Image:
     """Return ``image`` with every layer above ``below`` (the base's diff ids) in its canonical form under ``folder``.
+
+    :param environment: the base's variables, each ``NAME=value``, which keep their order.
 
     :raises BuildError: the image does not stand on those layers, or holds bytecode with a date in it.
     """
     if [layer.diff_id for layer in image.layers[: len(below)]] != list(below):
         raise BuildError("the built image does not stand on the layers of its base", remedy="build it again")
-    tree, layers = Folders(), []
-    for done, layer in enumerate(image.layers):
-        with layer.open() as stream:
-            entries = entries_of_tar(stream)
+    tree, layers = Tree(), []
+    with ExitStack() as stack:  # the tree's files are read again where a layer brings one of them
+        for done, layer in enumerate(image.layers):
+            entries = entries_of_tar(stack.enter_context(layer.open()))
             if done >= len(below):
                 entries = settled(entries, tree)
                 layers += [write_layer(entries, folder)] if entries else []
             tree.apply(entries)
-        report.progress("normalising", done + 1, len(image.layers))
+            report.progress("normalising", done + 1, len(image.layers))
     base = Image(config=image.config, layers=image.layers[: len(below)])
-    return assemble(base, layers, changes={"Labels": {_BUILDERS_LABEL: None}})
+    variables = in_order(image.parsed.get("config", {}).get("Env") or (), environment)
+    return assemble(base, layers, changes={"Labels": {_BUILDERS_LABEL: None}, "Env": variables})
 
 
-def settled(entries: Iterable[Entry], tree: Folders) -> list[Entry]:
+def in_order(variables: Sequence[str], first: Sequence[str]) -> list[str]:
+    """Return ``NAME=value`` lines with those of ``first`` before the others, in its order, whatever they are set to.
+
+    Docker leaves a variable of the base where it was when a step sets it again, Podman puts it last.
+    """
+    places = {line.partition("=")[0]: place for place, line in enumerate(first)}
+    return sorted(variables, key=lambda line: places.get(line.partition("=")[0], len(places)))
+
+
+def settled(entries: Iterable[Entry], tree: Tree) -> list[Entry]:
     """Return what is to be kept of a layer that lies on ``tree``, every parent with the owner and mode it has.
 
     :raises BuildError: a compiled module remembers the date of its source.
     """
     kept = {}
+    entries = list(entries)
+    hidden = {name for entry in entries if (name := _hides(entry)) is not None}
+    names = Counter(entry.inode for entry in entries if entry.kind == "file")
     for entry in entries:
         found = _kept(entry)
-        if found is not None:
+        if found is None:
+            continue
+        # What is written again as it was is in the layers of some engines and not of others.
+        alone = found.inode is None or names[found.inode] <= 1
+        if not (alone and hidden.isdisjoint([found.name, *parents_of(found.name)]) and tree.holds(found)):
             _refuse_dated(found)
             kept[found.name] = found
     # A builder lists the folders it passed through, and not all of them do so alike: those that are as they were below
@@ -138,7 +162,7 @@ def _is_aufs(entry: Entry) -> bool:
     return last.startswith(WHITEOUT * 2) and last != OPAQUE
 
 
-def _passed(entry: Entry, tree: Folders) -> bool:
+def _passed(entry: Entry, tree: Tree) -> bool:
     below = tree.known.get(entry.name)
     return entry.kind == "folder" and below is not None and _same_folder(below, entry)
 
@@ -159,30 +183,55 @@ def _refuse_dated(entry: Entry) -> None:
         )
 
 
-class Folders:
-    """The folders of an image as its layers pile up, with their owners and modes."""
+class Tree:
+    """The files and folders of an image as its layers pile up; ``known`` are the folders, with their owners and modes."""
 
     def __init__(self) -> None:
         self.known: dict[bytes, Entry] = {}
+        self._files: dict[bytes, Entry] = {}
+
+    def holds(self, entry: Entry) -> bool:
+        """Tell whether a file lies there already as ``entry`` is, apart from its date."""
+        below = self._files.get(entry.name)
+        if below is None or below != entry:
+            return False
+        return entry.content is None or (below.content is not None and _same_bytes(below.content, entry.content))
 
     def apply(self, entries: Iterable[Entry]) -> None:
         """Put a layer on top: what it hides, then what it brings."""
         entries = list(entries)
         for entry in entries:
-            *above, last = entry.parts
-            if last == OPAQUE:
-                self._forget(b"/".join(above), itself=False)
-            elif last.startswith(WHITEOUT):
-                self._forget(b"/".join([*above, last.removeprefix(WHITEOUT)]), itself=True)
+            name = _hides(entry)
+            if name is not None:
+                self._forget(name, itself=entry.parts[-1] != OPAQUE)
             elif entry.kind != "folder" and entry.name in self.known:
                 self._forget(entry.name, itself=True)
         for entry in entries:
             if entry.kind == "folder":
                 self.known[entry.name] = replace(entry, content=None)
+                self._files.pop(entry.name, None)
+            elif not entry.parts[-1].startswith(WHITEOUT):
+                self._files[entry.name] = entry
             for parent in parents_of(entry.name):  # a tar may name a file and none of its folders
                 self.known.setdefault(parent, Entry(name=parent, kind="folder", mode=0o755))
 
     def _forget(self, name: bytes, *, itself: bool) -> None:
-        gone = [each for each in self.known if each.startswith(name + b"/") or (itself and each == name)]
-        for each in gone:
-            del self.known[each]
+        for there in (self.known, self._files):
+            for each in [each for each in there if each.startswith(name + b"/") or (itself and each == name)]:
+                del there[each]
+
+
+def _hides(entry: Entry) -> bytes | None:
+    """Return the path below which a marker hides what is there, or at which; None where the entry is no marker."""
+    *above, last = entry.parts
+    if last == OPAQUE:
+        return b"/".join(above)
+    return b"/".join([*above, last.removeprefix(WHITEOUT)]) if last.startswith(WHITEOUT) else None
+
+
+def _same_bytes(one: Callable[[], IO[bytes]], other: Callable[[], IO[bytes]]) -> bool:
+    with one() as left, other() as right:
+        while (chunk := left.read(_CHUNK)) == right.read(_CHUNK):
+            if not chunk:
+                return True
+    return False

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Variant = Literal["cpu", "cuda"]
 
-NORMALISER: Final = 1
+NORMALISER: Final = 2
 """Version of the canonical form of an image; a change of it changes every image id, so it is part of the input digest."""
 
 _PACKAGE: Final = Path(__file__).resolve().parent.parent

@@ -17,13 +17,13 @@ from reprobox.errors import BuildError, EngineError
 from reprobox.images.archive import CREATED, Image, archive_of, assemble, read_archive
 from reprobox.images.compare import first_difference
 from reprobox.images.layers import Entry, Layer, entries_of_tar, write_layer
-from reprobox.images.normalise import Folders, rewritten, settled
+from reprobox.images.normalise import Tree, in_order, rewritten, settled
 
 DATED, NEVER_CHECKED, CHECKED = (b"\xa7\r\r\n" + bytes([flags, 0, 0, 0]) + bytes(8) for flags in (0, 1, 3))
 
 
 def on(*below):
-    tree = Folders()
+    tree = Tree()
     tree.apply(below)
     return tree
 
@@ -307,3 +307,45 @@ def test_a_layer_too_many_and_another_config_are_differences(tmp_path):
         "layer 2: /x/y: only in the second image"
     )
     assert str(first_difference(one, stack(tmp_path, COMMON, User="2"))) == "the config: config.User: '1' and '2'"
+
+
+def test_a_file_that_is_written_again_as_it_was_goes_and_one_that_differs_in_anything_stays():
+    below = on(file(b"opt/a", b"same"), file(b"opt/b", b"same"), file(b"opt/c", b"same"))
+    again = [file(b"opt/a", b"same"), file(b"opt/b", b"othr"), replace(file(b"opt/c", b"same"), mode=0o755)]
+    assert names(settled(again, below)) == [b"opt", b"opt/b", b"opt/c"]
+    assert names(settled([file(b"opt/a", b"same")], below)) == []
+
+
+def test_a_file_that_a_layer_takes_away_and_brings_back_stays():
+    below = on(file(b"opt/a", b"same"))
+    for marker in (b"opt/.wh.a", b"opt/.wh..wh..opq", b".wh.opt"):
+        assert b"opt/a" in names(settled([file(marker, b""), file(b"opt/a", b"same")], below))
+
+
+def test_a_file_that_is_gone_or_became_a_folder_is_not_taken_for_there():
+    for over in (
+        file(b"opt/.wh.a", b""),
+        file(b"opt/.wh..wh..opq", b""),
+        Entry(name=b"opt/a", kind="folder", mode=0o755),
+    ):
+        tree = on(file(b"opt/a", b"same"))
+        tree.apply([over])
+        assert b"opt/a" in names(settled([file(b"opt/a", b"same")], tree))
+
+
+def test_a_file_with_two_names_stays_with_both():
+    pair = [replace(file(name, b"same"), inode=1) for name in (b"opt/a", b"opt/new")]
+    assert {b"opt/a", b"opt/new"} <= set(names(settled(pair, on(file(b"opt/a", b"same")))))
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        (["B=1", "A=2", "PATH=/new"], ["PATH=/new", "B=1", "A=2"]),
+        (["PATH=/new", "B=1", "A=2"], ["PATH=/new", "B=1", "A=2"]),
+        (["HOME=/x", "PATH=/new"], ["PATH=/new", "HOME=/x"]),
+        ([], []),
+    ],
+)
+def test_the_bases_variables_keep_their_places_whatever_a_step_sets_them_to(variables, expected):
+    assert in_order(variables, ["PATH=/old", "HOME=/root"]) == expected
