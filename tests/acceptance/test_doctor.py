@@ -162,7 +162,8 @@ def test_an_engine_without_room_is_warned_of_and_one_that_is_full_fails(doctor, 
 
 
 def test_an_old_engine_is_told_by_its_api(on_daemon, daemon):
-    with Rewritten(daemon.socket, version={"ApiVersion": "1.39", "Version": "18.09.9"}) as lying:
+    old_one = {"version": {"ApiVersion": "1.39"}, "info": {"ServerVersion": "18.09.9"}}
+    with Rewritten(daemon.socket, **old_one) as lying:
         old = on_daemon.examine(**lying)["engine version"]
     with Rewritten(daemon.socket) as honest:
         new = on_daemon.examine(**honest)["engine version"]
