@@ -172,7 +172,9 @@ def scenarios(*tables):
 def carry_out(cli, engine, tmp_path, tmp_path_factory):
     """Call such a function with what it asks for, by whatever name."""
     given = dict.fromkeys(("cli", "docker", "podman"), cli)
-    given |= {"tmp_path": tmp_path, "tmp_path_factory": tmp_path_factory, "image": engine.prepared["engine_id"]}
+    with contextlib.closing(engine.client()) as client:
+        image = client.images.get(TAG).id  # a build here gave the name to an image of another manifest, perhaps
+    given |= {"tmp_path": tmp_path, "tmp_path_factory": tmp_path_factory, "image": image}
     given["handed_over"] = lambda: [p for run in cli.runs() for p in cli.service.runtime.glob(f"*{run.name}*")]
     return lambda scenario, values: call(scenario, **given, **values)
 
@@ -224,7 +226,6 @@ CLOSED = {
     security.test_the_command_cannot_touch_the_records_of_runs: [{}],
     security.test_an_output_is_not_hashed_through_a_link_out_of_the_project: [{}],
 }
-NETWORKS = [{"network": "none", "interfaces": ["lo"]}, {"network": "bridge", "interfaces": ["eth0", "lo"]}]
 
 
 @scenarios((KINDS, RUNS), (DOCKERS, RUNS_ON_DOCKER), (PODMANS, RUNS_ON_PODMAN))
@@ -239,7 +240,6 @@ def test_a_signal_does_what_it_does_on_debian_12(carry_out, scenario, values):
 
 @scenarios(
     (KINDS, SECRETS),
-    (DOCKERS, {security.test_secrets_reach_the_command_and_nothing_else: [{}]}),
     (PODMANS, {on_podman.test_secrets_are_files_that_the_boxs_user_alone_can_read: [{}]}),
 )
 def test_a_secret_goes_where_it_goes_on_debian_12(carry_out, scenario, values):
@@ -248,7 +248,6 @@ def test_a_secret_goes_where_it_goes_on_debian_12(carry_out, scenario, values):
 
 @scenarios(
     (KINDS, CLOSED),
-    (DOCKERS, {security.test_the_box_is_closed_down: NETWORKS}),
     (PODMANS, {on_podman.test_the_box_is_closed_down: [{}]}),
 )
 def test_the_box_is_closed_as_on_debian_12(carry_out, scenario, values):
