@@ -24,7 +24,7 @@ _STEP: Final = re.compile(r"Step (\d+)/(\d+) : ")
 _ANSI: Final = re.compile(r"\x1b\[[0-9;]*m")
 _FIRST_WITHOUT_BUILDKIT: Final = 23  # docker clients from 23.0 on need the buildx plugin to speak BuildKit
 _CLIENT_IS_TOO_OLD: Final = re.compile("failed to read downloaded context|client version .* is too old")
-"""What is said where a docker client's own BuildKit meets a newer engine, the containerd image store's above all."""
+"""What an old docker client prints when its own BuildKit meets a newer engine, mostly one with the containerd store."""
 _INSTALL_BUILDX: Final = (
     "install buildx: the package docker-buildx of Debian and Ubuntu, or docker-buildx-plugin of Docker's own packages"
 )

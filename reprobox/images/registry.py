@@ -81,7 +81,7 @@ def pull_image(
     had = store.ids(hidden=True) if image_id else ()
     digest = store.pull(wanted, report, patience=patience)
     name = f"{wanted.name}@{digest}"
-    fetched = store.inspect(name)  # by digest: the tag may by now be somebody else's
+    fetched = store.inspect(name)  # by digest: the tag may name another image by now
     found = store.image_id(fetched)
     if image_id not in {None, found}:
         if fetched.engine_id not in had:

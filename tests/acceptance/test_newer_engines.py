@@ -179,15 +179,15 @@ def carry_out(cli, engine, tmp_path, tmp_path_factory):
     return lambda scenario, values: call(scenario, **given, **values)
 
 
+AS_ON_PODMAN = (
+    cases.test_20_a_signal_nobody_traps_ends_the_command_at_once,
+    cases.test_21_the_third_signal_kills_a_command_that_ignores_them,
+    cases.test_22_a_signal_at_any_moment_of_the_start_is_143,
+    cases.test_23_signals_that_mean_nothing_to_the_command_do_not_reach_it,
+)
 SIGNALS = {
     cases.test_19_a_trap_decides_the_exit_code: [{"name": name} for name in ("INT", "TERM", "HUP", "QUIT", "USR1")],
-    cases.test_20_a_signal_nobody_traps_ends_the_command_at_once: [
-        {"name": "TERM", "code": 143},
-        {"name": "INT", "code": 130},
-    ],
-    cases.test_21_the_third_signal_kills_a_command_that_ignores_them: [{}],
-    cases.test_22_a_signal_at_any_moment_of_the_start_is_143: [{}],
-    cases.test_23_signals_that_mean_nothing_to_the_command_do_not_reach_it: [{}],
+    **{test: podman_cases.SCENARIOS[test] for test in AS_ON_PODMAN},
     runs.test_a_signal_while_it_starts_leaves_a_complete_record: [{}],
 }
 RUNS = {

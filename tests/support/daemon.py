@@ -81,6 +81,15 @@ class SmallImage:
         return other
 
 
+def answers(engine):
+    """Tell whether an engine of the tests' own answers; ``engine.client(timeout=…)`` connects to it."""
+    try:
+        with contextlib.closing(engine.client(timeout=5)) as client:
+            return client.ping()
+    except (docker.errors.DockerException, requests.exceptions.RequestException):
+        return False
+
+
 class Daemon:
     """``dockerd`` with folders, a socket and a containerd of its own; what it leaves goes when the ``with`` block ends.
 
@@ -224,11 +233,7 @@ class Daemon:
         self.close()
 
     def _answers(self):
-        try:
-            with contextlib.closing(self.client(timeout=5)) as client:
-                return client.ping()
-        except (docker.errors.DockerException, requests.exceptions.RequestException):
-            return False
+        return answers(self)
 
     def _tail(self):
         return self.log.read_text(errors="replace")[-4000:]

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import docker.errors
-import requests.exceptions
 
 import docker
 from support.cli import ROOT, clean_environment
-from support.daemon import until
+from support.daemon import answers, until
 from support.engine import missing, told
 from support.once import locked
 from support.podman import PodmanCli, write_settings
@@ -136,11 +135,7 @@ class NewerEngine:
         return ["dockerd", f"--host={self.address}", *(f"--{name}={self.home}/{path}" for name, path in paths.items())]
 
     def _answers(self):
-        try:
-            with contextlib.closing(self.client(timeout=5)) as client:
-                return client.ping()
-        except (docker.errors.DockerException, requests.exceptions.RequestException):
-            return False
+        return answers(self)
 
     def _tail(self):
         return "\n".join(log.read_text(errors="replace")[-4000:] for log in self.home.glob("*.log"))

@@ -16,7 +16,7 @@ def session_folder(tmp_path_factory):
 
 @contextlib.contextmanager
 def locked(path):
-    """Have the lock ``path`` to yourself; whoever else asks waits."""
+    """Hold the lock at ``path``; other processes that ask for it wait."""
     with open(path, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -25,7 +25,7 @@ def locked(path):
 def once(tmp_path_factory, name, make):
     """Return the folder ``name`` as ``make(folder)`` left it for the first worker that asked; the others wait for it.
 
-    What ``make`` raises, or a worker that dies meanwhile, leaves nothing: whoever asks next begins anew.
+    What ``make`` raises, or a worker that dies meanwhile, leaves nothing: the next worker that asks starts over.
     """
     session = session_folder(tmp_path_factory)
     folder, made = session / f"once-{name}", session / f"once-{name}.made"

@@ -21,11 +21,10 @@ from pathlib import Path
 
 import docker.errors
 import pytest
-import requests.exceptions
 
 import docker
 from support.cli import BIN, Cli
-from support.daemon import TAG, until
+from support.daemon import TAG, answers, until
 
 AS_ROOT, AS_USER = (
     pytest.mark.parametrize("podman_service", [who], indirect=True) for who in ("with_root", "without_root")
@@ -191,11 +190,7 @@ class PodmanService:
             os.chown(path, self.uid, self.gid)
 
     def _answers(self):
-        try:
-            with contextlib.closing(self.client(timeout=5)) as client:
-                return client.ping()
-        except (docker.errors.DockerException, requests.exceptions.RequestException):
-            return False
+        return answers(self)
 
     def _tail(self):
         return self.log.read_text(errors="replace")[-4000:]

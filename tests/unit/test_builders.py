@@ -1,4 +1,4 @@
-"""Who builds an image: the engine's own builder, or BuildKit through a docker program, and what is said where neither can."""
+"""Who builds an image: the engine's own builder, or BuildKit through a docker program, and the error where neither can."""
 
 from __future__ import annotations
 
