@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import re
+import uuid
 
 import docker.errors
 import pytest
@@ -111,7 +112,7 @@ def test_what_is_built_there_is_the_image_that_debian_12s_docker_built(cli, arch
 
 @on(KINDS)
 def test_an_image_goes_to_a_registry_and_comes_back_by_its_digest(cli, engine, archive, tmp_path):
-    name = f"{REGISTRY}/team/{tmp_path.name.replace('_', '-')}"
+    name = f"{REGISTRY}/team/{uuid.uuid4().hex[:12]}"  # the registry is one for all engines and workers
     pushed = json.loads(cli.reprobox("push", f"{name}:1", "--image", TAG, "--engine", cli.engine, "--json").stdout)
     assert re.fullmatch(f"{name}@{DIGEST}", pushed["repo_digest"])
     with contextlib.closing(engine.client()) as client:

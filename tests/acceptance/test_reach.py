@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from support.cli import Cli
-from support.engine import built_image, connected_client
+from support.engine import built_image, connected_client, ran
 from support.reach import (
     BOTH,
     CHILD,
@@ -302,10 +302,7 @@ def test_a_child_with_an_empty_environment_is_seeded_in_the_image_alone(engine):
     client = connected_client()
 
     def run(**variables):
-        output = client.containers.run(
-            built_image(client), ["python", "-c", program], environment=variables, remove=True, network_mode="none"
-        )
-        return output.decode()
+        return ran(client, built_image(client), ["python", "-c", program], environment=variables).decode()
 
     first = run(REPROBOX_SEED="42")
     assert re.fullmatch(r"0\.\d+\n", first)

@@ -11,6 +11,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from support.engine import ran
 from support.said import Said
 from support.small_build import small_build
 
@@ -151,7 +152,7 @@ print(os.listdir("/home/box"), os.path.exists("/usr/bin/seq"), os.path.getsize("
 print(os.path.exists("/var/log/apt/term.log"), sorted(os.listdir(b"/made"))[-1], oct(os.stat("/tmp").st_mode))
 print({int(os.lstat(os.path.join(b"/made", n)).st_mtime) for n in os.listdir(b"/made")}, os.getcwd())
 """
-    said = docker_client.containers.run(tag, ["-ISBc", look], remove=True, network_mode="none").decode().splitlines()
+    said = ran(docker_client, tag, ["-ISBc", look]).decode().splitlines()
     assert said == [
         "0o100755 01000002 7 8",
         "4 a 100003",
@@ -231,8 +232,7 @@ def test_a_layer_put_on_an_image_sends_that_layer_alone(docker_client, base, tag
     image, engine_id = put_on(docker_client, base, tag, tmp_path, "hello")
     assert engine_id == image.image_id == docker_client.images.get(tag).id
     assert sum(sent) < 100_000
-    run = {"entrypoint": ["/bin/cat"], "remove": True, "network_mode": "none"}
-    assert docker_client.containers.run(tag, ["/opt/project/hello"], **run) == b"hello"
+    assert ran(docker_client, tag, ["/opt/project/hello"], entrypoint=["/bin/cat"]) == b"hello"
     assert docker_client.api.history(tag)[0]["CreatedBy"] == "the project's"
 
 

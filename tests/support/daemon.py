@@ -207,8 +207,8 @@ class Daemon:
 
     def remove_containers(self):
         with contextlib.closing(self.client()) as client:
-            for container in client.containers.list(all=True, ignore_removed=True):
-                container.remove(force=True)
+            for container in client.api.containers(all=True):
+                client.api.remove_container(container["Id"], force=True)
 
     def close(self):
         """End every process it left (containerd, shims, what runs in containers), and remove its mounts and folders."""

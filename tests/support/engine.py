@@ -71,6 +71,22 @@ def finish(box):
         return box.wait(), seen["stdout"], seen["stderr"]
 
 
+def ran(client, image, command, **options):
+    """Run a command in an image without a network; return its stdout.
+
+    The log is read after the container's end: one that is followed from its start (docker-py's ``run``) may come back
+    empty when the container ends at that moment.
+    """
+    container = client.containers.create(image, command, network_mode="none", **options)
+    try:
+        container.start()
+        ended = container.wait()["StatusCode"]
+        assert ended == 0, container.logs()
+        return container.logs(stderr=False)
+    finally:
+        container.remove(force=True)
+
+
 def config_digest(client, name):
     """Return the config digest of an image of the engine."""
     store = DockerImageStore(client)

@@ -91,13 +91,14 @@ class PodmanService:
     def containers(self):
         """Names of the containers it has, whatever their state."""
         with contextlib.closing(self.client()) as client:
-            return [container.name for container in client.containers.list(all=True, ignore_removed=True)]
+            # Not the list of objects, for which each is looked at anew: one may have been removed meanwhile.
+            return [container["Names"][0].lstrip("/") for container in client.api.containers(all=True)]
 
     def remove_containers(self):
         with contextlib.closing(self.client()) as client:
-            for container in client.containers.list(all=True, ignore_removed=True):
+            for container in client.api.containers(all=True):
                 with contextlib.suppress(docker.errors.NotFound):  # its own box may be removed at this moment
-                    container.remove(force=True)
+                    client.api.remove_container(container["Id"], force=True)
 
     def folder(self):
         """Make a folder that the service's user owns, for a project."""
