@@ -11,8 +11,8 @@ import json
 import re
 import time
 import warnings
-from contextlib import closing
-from dataclasses import dataclass, field
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, assert_never
 from urllib.parse import quote
 
@@ -26,7 +26,7 @@ from reprobox.engines.connection import NoSuchThing, engine_errors
 from reprobox.errors import RegistryError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import docker
     from reprobox.engines.store import Reporter
@@ -67,11 +67,13 @@ def pull(
     :raises RegistryError: the registry refused, failed too often or stalled, or sent something else.
     :raises EngineUnavailable: the engine went away.
     """
-    parameters = {"fromImage": wanted.name, "tag": wanted.digest or wanted.tag or "latest"}
-    if platform:
-        parameters["platform"] = platform
-    transfer = _Transfer(client, wanted, "pull", "/images/create", parameters, report)
-    digest = _until_done(transfer, patience or Patience()) or wanted.digest or _digest_here(client, wanted)
+    patience = patience or Patience()
+    digest = _fetch(client, wanted, report, patience, platform) or wanted.digest
+    if digest is None:
+        digest = _one_of(
+            _digests_here(client, wanted),
+            lambda each: _fetch(client, replace(wanted, tag=None, digest=each), report, patience, platform),
+        )
     if digest is None:
         raise RegistryError(f"the engine pulled {wanted} and did not say its digest", remedy="name it by its digest")
     if wanted.digest not in {None, digest}:
@@ -95,15 +97,40 @@ def push(client: docker.DockerClient, wanted: Reference, report: Reporter, *, pa
     return digest
 
 
-def _digest_here(client: docker.DockerClient, wanted: Reference) -> str | None:
-    """Return the digest of what was just fetched; Podman's stream says none, and its tag now names nothing else."""
+def _fetch(
+    client: docker.DockerClient, wanted: Reference, report: Reporter, patience: Patience, platform: str | None
+) -> str | None:
+    """Have the engine fetch ``wanted``; return the digest that its stream names (Podman's names none)."""
+    parameters = {"fromImage": wanted.name, "tag": wanted.digest or wanted.tag or "latest"}
+    if platform:
+        parameters["platform"] = platform
+    return _until_done(_Transfer(client, wanted, "pull", "/images/create", parameters, report), patience)
+
+
+def _digests_here(client: docker.DockerClient, wanted: Reference) -> tuple[str, ...]:
+    """Return the digests of the image that ``wanted`` names now."""
     try:
         with engine_errors(f"look up {wanted}"):
             names = client.images.get(str(wanted)).attrs.get("RepoDigests") or ()
     except NoSuchThing:
-        return None
+        return ()
     here = (name.partition("@") for name in names)
-    return next((digest for name, _, digest in here if name == wanted.name), None)
+    return tuple(digest for name, _, digest in here if name == wanted.name)
+
+
+def _one_of(digests: tuple[str, ...], fetch: Callable[[str], object]) -> str | None:
+    """Return a digest that the registry has.
+
+    Podman lists every manifest that an image ever had (a loaded file's, another registry's, another compression's)
+    under every one of its names, so where there are several, the registry is asked for each.
+    """
+    if len(digests) < 2:
+        return next(iter(digests), None)
+    for digest in digests:
+        with suppress(RegistryError):
+            fetch(digest)
+            return digest
+    return None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from reprobox.images.sources import image_root
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from reprobox.engines.store import ImageStore
+    from reprobox.engines.store import ImageStore, StoredImage
     from reprobox.images import Reporter
     from reprobox.reference import Reference
 
@@ -126,9 +126,14 @@ def _named(asked: str, *, store: ImageStore, report: Reporter) -> Base:
         return Base(
             source=f"{parsed.name}@{parsed.digest}", digest=parsed.digest, record=parsed.digest, name=str(parsed)
         )
-    if present and not present.repo_digests:
+    if present and not _known_to_a_registry(present):
         return _local(str(parsed), store=store, report=report)
-    return _pulled(parsed, store=store, report=report)
+    return _pulled(parsed, store=store, report=report, here=present)
+
+
+def _known_to_a_registry(image: StoredImage) -> bool:
+    """Tell whether an image may be had elsewhere; ``localhost/`` is Podman's name for what was built on the machine."""
+    return any(not name.startswith("localhost/") for name in image.repo_digests)
 
 
 def _local(name: str, *, store: ImageStore, report: Reporter) -> Base:
@@ -148,8 +153,19 @@ def _bootstrapped(store: ImageStore, cache: Path, report: Reporter, *, compiler:
     return Base(source=tag_of(image_id), digest=image_id, record=f"{BOOTSTRAP}@{image_id}")
 
 
-def _pulled(wanted: Reference, *, store: ImageStore, report: Reporter, retries: int | None = None) -> Base:
-    """Have the engine fetch ``wanted``; ``retries`` is how often it is tried again, the usual number by default."""
+def _pulled(
+    wanted: Reference,
+    *,
+    store: ImageStore,
+    report: Reporter,
+    retries: int | None = None,
+    here: StoredImage | None = None,
+) -> Base:
+    """Have the engine fetch ``wanted``; ``retries`` is how often it is tried again, the usual number by default.
+
+    ``here`` is the image that has the name already. It is never taken unasked, but a failure says how to ask for it: the
+    containerd store and Podman give a digest also to an image that no registry has.
+    """
     from reprobox.engines.transfer import Patience
 
     asked = _with_tag(wanted)
@@ -158,7 +174,7 @@ def _pulled(wanted: Reference, *, store: ImageStore, report: Reporter, retries: 
     except RegistryError as error:
         if not error.detail:  # not a transfer that failed: another image came, or the login cannot be read
             raise
-        raise _not_pulled(asked, error.detail) from error
+        raise _not_pulled(asked, error.detail, store.image_id(here) if here else None) from error
     report.say(f"the base {asked} is {digest}")
     return Base(source=f"{asked.name}@{digest}", digest=digest, record=digest, name=str(asked))
 
@@ -169,9 +185,10 @@ def _with_tag(parsed: Reference) -> Reference:
     return reference.parse(f"{parsed.name}:latest")
 
 
-def _not_pulled(asked: Reference, why: str) -> EngineError:
+def _not_pulled(asked: Reference, why: str, here: str | None = None) -> EngineError:
+    instead = f"--base {here} for the image that has this name here" if here else "--base bootstrap"
     return EngineError(
         f"the base {asked} cannot be pulled",
-        remedy="check the name, the network and the engine's login, or pass --base bootstrap",
+        remedy=f"check the name, the network and the engine's login, or pass {instead}",
         detail=why,
     )

@@ -81,6 +81,18 @@ def test_an_image_is_pushed_and_pulled_by_tag_and_by_digest(shelf):
         assert (pulled.image_id, pulled.repo_digest) == (shelf.image, pushed.repo_digest)
 
 
+def test_of_the_digests_an_image_has_the_one_is_told_that_this_registry_has(shelf):
+    told = []
+    for kind in ("oci", "v2s2"):
+        name = f"{shelf.proxy.address}/team/{kind}:1"
+        shelf.service.podman("push", "--quiet", f"--format={kind}", shelf.image, f"docker://{name}")
+    for kind in ("oci", "v2s2", "oci"):  # from the second on, each name has both digests
+        pulled = pull_image(parse(f"{shelf.proxy.address}/team/{kind}:1"), **options(shelf))
+        shelf.service.podman("pull", "--quiet", pulled.repo_digest)
+        told.append(pulled.repo_digest.partition("@")[2])
+    assert told[0] == told[2] != told[1]
+
+
 FAULTS = {
     "corrupt": ({"where": BLOB, "act": "corrupt", "larger_than": LAYER}, "not what its digest says"),
     "401": ({"where": MANIFEST, "status": 401}, "log in with `docker login"),

@@ -133,6 +133,24 @@ def test_a_base_no_registry_knows_is_recorded_by_its_image_id_and_has_no_name():
     assert client.tagged == [(IMAGE_ID, "docker.io/library/reprobox-base:111111111111")]
 
 
+def test_an_image_that_podman_named_after_this_machine_is_known_to_no_registry():
+    name = "docker.io/library/mine:1"
+    client = FakeClient(
+        present={
+            name: {"Id": IMAGE_ID, "RepoDigests": [f"localhost/mine@{DIGEST}"]},
+            IMAGE_ID: {"Id": IMAGE_ID},
+        }
+    )
+    assert choose("mine:1", client).record == IMAGE_ID
+
+
+def test_where_every_image_has_a_digest_a_base_that_cannot_be_pulled_may_be_named_by_its_id():
+    known = {"Id": IMAGE_ID, "RepoDigests": [f"mine@{DIGEST}"]}  # as the containerd store has what was built on it
+    client = FakeClient(present={"docker.io/library/mine:1": known}, answers=[{"error": "pull access denied"}])
+    with pytest.raises(EngineError, match=f"mine:1 cannot be pulled; .* or pass --base {IMAGE_ID} for the image"):
+        choose("mine:1", client)
+
+
 def test_with_no_base_asked_and_no_registry_the_base_is_bootstrapped_and_each_step_said(monkeypatch):
     monkeypatch.setattr(base, "locked_base", lambda: None)
     monkeypatch.setattr(base, "bootstrap", lambda *_, **__: IMAGE_ID)
