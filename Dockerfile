@@ -92,5 +92,5 @@ LABEL org.opencontainers.image.title="reprobox" \
 
 USER 1000:1000
 WORKDIR /workspace
-ENTRYPOINT ["/usr/bin/tini", "-g", "--", "/opt/reprobox/entrypoint"]
+ENTRYPOINT ["/usr/bin/tini", "-s", "-g", "--", "/opt/reprobox/entrypoint"]
 CMD ["python"]

@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from reprobox.box.environment import SITE, announcement, box_environment
 from reprobox.errors import (
     BoxError,
     CommandNotExecutable,
@@ -26,7 +27,7 @@ from reprobox.errors import (
     ReproboxError,
     SelfTestError,
 )
-from reprobox.knobs import IMAGE_ENVIRONMENT, KNOBS
+from reprobox.knobs import IMAGE_ENVIRONMENT
 from reprobox.recipe import (
     BoxSettings,
     Profile,
@@ -39,9 +40,6 @@ from reprobox.recipe import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-RECIPE_VARIABLE = "_REPROBOX_RECIPE"
-"""Where the hook of every child finds the recipe (``hook.VARIABLE``)."""
-
 RECIPE_FILE = "/run/reprobox/recipe.json"
 """Where the CLI mounts the recipe (``hook.RECIPE_FILE``)."""
 
@@ -49,8 +47,6 @@ SECRETS = Path("/run/secrets")
 
 NO_TORCH = 3
 """Exit code of the self-test where there is no torch (``selftest/launch.py``)."""
-
-SITE = Path(__file__).resolve().parent / "site"
 
 
 def main(argv: Sequence[str] | None = None, *, image_environment: Mapping[str, str] = IMAGE_ENVIRONMENT) -> int:
@@ -72,7 +68,7 @@ def main(argv: Sequence[str] | None = None, *, image_environment: Mapping[str, s
         _enter(arguments.directory)
         notes += _provide_home(environment)
         if not settings.quiet:
-            _say(_announcement(recipe, environment, seed_note))
+            _say(announcement(recipe, environment, seed_note))
             for note in notes:
                 _say(note)
         if settings.selftest is not SelfTest.OFF and recipe.profile is not Profile.OFF:
@@ -153,7 +149,7 @@ def _prove(environment: Mapping[str, str], run_dir: str | None) -> str:
         return "self-test skipped: there is no python in the box"
     # What the test does is no part of the run: its processes leave no receipts.
     inside = {name: value for name, value in environment.items() if name != "REPROBOX_RUN_DIR"}
-    inside["PYTHONPATH"] = str(SITE)  # nothing of the user's
+    inside["PYTHONPATH"] = SITE  # nothing of the user's
     launcher = Path(__file__).with_name("selftest") / "launch.py"
     done = subprocess.run(
         [python, str(launcher), "--tier", "start", "--quiet"],
@@ -196,43 +192,6 @@ def _choose_seed(recipe: Recipe, environment: Mapping[str, str]) -> tuple[Recipe
     return recipe.with_seed(draw_seed()), " (drawn: none was given)"
 
 
-def box_environment(
-    environment: Mapping[str, str],
-    recipe: Recipe,
-    image_environment: Mapping[str, str],
-) -> tuple[dict[str, str], list[str]]:
-    """Return the command's environment, and what a person should be told about it.
-
-    A knob that still has the image's value, or none, gets the recipe's; a caller's own value wins and is told.
-
-    :raises RecipeError: under *strict*, for a caller's value that breaks determinism.
-    """
-    result = dict(environment)
-    notes = []
-    for knob in KNOBS:
-        if knob.acts != "environment":
-            continue
-        wanted = knob.value(recipe)
-        present = environment.get(knob.name)
-        if present is None or present in (wanted, image_environment.get(knob.name)):
-            if wanted is None:
-                result.pop(knob.name, None)
-            else:
-                result[knob.name] = wanted
-        elif wanted is not None:
-            if recipe.profile is Profile.STRICT and knob.breaks_determinism(present):
-                raise RecipeError(
-                    f"{knob.name}={present} breaks determinism, which the profile strict promises ({knob.why})",
-                    remedy=f"unset it, give {knob.allowed_text}, or choose another profile",
-                )
-            notes.append(f"{knob.name}={present} is yours and stays; the recipe would set {wanted}")
-    result.update(recipe.to_variables())
-    result[RECIPE_VARIABLE] = " ".join(f"{key}={value}" for key, value in recipe.to_words().items())
-    path = [str(SITE), *(p for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p and p != str(SITE))]
-    result["PYTHONPATH"] = os.pathsep.join(path)
-    return result, notes
-
-
 def _enter(directory: str | None) -> None:
     if directory is None:
         return
@@ -269,20 +228,6 @@ def _user_name() -> str:
         return pwd.getpwuid(os.getuid()).pw_name
     except (ImportError, KeyError):
         return f"user{os.getuid()}"
-
-
-def _announcement(recipe: Recipe, environment: Mapping[str, str], seed_note: str) -> str:
-    if recipe.profile is Profile.OFF:
-        return "profile off: nothing is seeded or fixed"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = environment.get("OMP_NUM_THREADS", str(recipe.threads))
-    fewer = f" on {cores} core{'s' if cores > 1 else ''}" if threads.isdigit() and cores < int(threads) else ""
-    parts = [f"seed {recipe.seed}{seed_note}", f"profile {recipe.profile}", f"{threads} threads{fewer}"]
-    parts += ["the same seed on every rank"] if recipe.rank_seeds == "same" else []
-    parts += ["no fill"] if not recipe.fill and recipe.profile is not Profile.FAST else []
-    parts += ["portable"] if recipe.portable else []
-    parts += ["bits may differ under fast"] if recipe.profile is Profile.FAST else []
-    return ", ".join(parts)
 
 
 def _execute(command: Sequence[str], environment: dict[str, str]) -> NoReturn:

@@ -11,8 +11,8 @@ import sys
 VARIABLE = "_REPROBOX_RECIPE"
 """Where the entrypoint leaves the recipe for its children, as ``key=value`` words."""
 
-RECIPE_FILE = "/run/reprobox/recipe.json"
-"""The recipe again, for children started with an empty environment; mounted read-only by the CLI."""
+SAY = "_REPROBOX_SAY"
+"""What ``say_once`` is to say when torch is imported, where no entrypoint has said it."""
 
 TARGETS = {
     "random": "seeding",
@@ -37,52 +37,35 @@ _forks = [0]
 _said = set()
 
 
-def fallback_file():
-    """Return where the entrypoint leaves the recipe when there is no CLI to mount :data:`RECIPE_FILE`."""
-    return f"/tmp/.reprobox-recipe-{os.getuid()}.json"  # noqa: S108  trusted only if owned by the caller
-
-
 def install():
     """Start watching imports, unless there is no recipe or its profile leaves the process alone."""
-    recipe.update(read_recipe(os.environ))
+    text = os.environ.get(VARIABLE)
+    recipe.update(load("self_start").begin() if text is None else words_of(text))
+    if SAY in os.environ:
+        load("say_once").begin()
     if recipe.get("profile", "off") == "off":
+        if SAY in os.environ:
+            TARGETS.clear()
+            TARGETS["torch"] = "say_once"
+            _watch_imports()
         return
-    sys.meta_path.insert(0, _Finder())
     _watch_entropy()
     os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
     _sign_the_ledger()
+    _watch_imports()
+
+
+def words_of(text):
+    """Return a recipe as a dict of strings, from the words of :data:`VARIABLE`."""
+    return dict(word.split("=", 1) for word in text.split())
+
+
+def _watch_imports():
+    sys.meta_path.insert(0, _Finder())
     for name in TARGETS:
         # A .pth file of the user's may have imported one before site came to us.
         if name in sys.modules:
             _apply(name)
-
-
-def read_recipe(environment):
-    """Return the recipe as a dict of strings: from ``environment``, else from the file; empty when there is none."""
-    text = environment.get(VARIABLE)
-    if text is None:
-        return _recipe_from_file()
-    return dict(word.split("=", 1) for word in text.split())
-
-
-def _recipe_from_file():
-    for path, anyones in ((RECIPE_FILE, True), (fallback_file(), False)):
-        try:
-            # Not open(): under -S the hook begins before the interpreter has its builtins for files.
-            file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        except OSError:
-            continue
-        try:
-            status = os.fstat(file)
-            if not anyones and (status.st_uid != os.getuid() or status.st_mode & 0o022):
-                continue  # somebody else's file in a folder that everybody may write
-            text = os.read(file, 1 << 16)
-        finally:
-            os.close(file)
-        import json  # only for a process whose environment was emptied
-
-        return {key: str(value) for key, value in json.loads(text)["words"].items()}
-    return {}
 
 
 def load(name):
@@ -148,6 +131,8 @@ def _apply_after_execution(spec):
 def _apply(name):
     try:
         load(TARGETS[name]).apply(name, sys.modules[name], recipe)
+        if name == "torch" and SAY in os.environ:
+            load("say_once").apply(name, sys.modules[name], recipe)
     except Exception as error:  # the user's program comes first: it runs on, and the gap is said
         report_failure(f"{name} is not {'seeded' if TARGETS[name] == 'seeding' else 'watched'}", error)
 

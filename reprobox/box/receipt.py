@@ -18,6 +18,9 @@ SCHEMA = "reprobox.receipt/1"
 MOST_EVENTS = 200
 """More different events than this are counted and not listed: a receipt is for reading."""
 
+KNOB_WORD = "env."
+"""What those words of the recipe begin with that say which environment a process is to find."""
+
 BOX = os.path.dirname(os.path.abspath(__file__))
 STDLIB = os.path.dirname(os.__file__)
 
@@ -55,12 +58,18 @@ def start():
     )
     if not _state["hash"]["in_force"]:
         note("hash-seed", message="PYTHONHASHSEED does not reach this process, so sets of strings have a free order")
+    for word, wanted in _hook.recipe.items():
+        if word.startswith(KNOB_WORD):
+            name = word[len(KNOB_WORD) :]
+            value = os.environ.get(name)
+            if value != wanted:
+                note("knob", knob=name, value=value, wanted=wanted)
 
 
 def hash_seed_in_force():
-    """Say whether str.__hash__ follows the recipe: ``-E``, ``-I`` and an emptied environment leave it to chance."""
-    wanted = os.environ.get("PYTHONHASHSEED", "")
-    return wanted.isdigit() and not sys.flags.ignore_environment
+    """Say whether str.__hash__ follows the recipe, or a seed of the caller's own: ``-E`` and ``-I`` leave it to chance."""
+    seeds = (_hook.recipe.get("seed", ""), os.environ.get("PYTHONHASHSEED", ""))
+    return _hook.load("hashing").in_force(*(int(seed) for seed in seeds if seed.isdigit()))
 
 
 def without_arguments(words):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENTRYPOINT", "create_arguments"]
 
-ENTRYPOINT = ("/usr/bin/tini", "-g", "--", "/opt/reprobox/entrypoint")
+ENTRYPOINT = ("/usr/bin/tini", "-s", "-g", "--", "/opt/reprobox/entrypoint")
 """The image's own entrypoint, repeated because the CLI adds an option of the entrypoint's behind it."""
 
 

@@ -26,6 +26,7 @@ PLACE = ("file", "line")
 EVENT_FIELDS = {
     "reseed": ("generator", "value", *PLACE),
     "flag": ("flag", "after", *PLACE),
+    "knob": ("knob", "value", "wanted"),
     "unseeded": ("generator", *PLACE),
     "nondeterministic": ("op", *PLACE),
     "split": ("what", *PLACE),
@@ -88,15 +89,18 @@ class Receipts:
             *_places("split that ranks would disagree on", self.events("split"), lambda e: e["what"]),
             *self._pools(),
             *_places("draw of real entropy", self.events("entropy"), lambda e: e["source"]),
+            *_knobs(self.events("knob")),
             *(f"{_count(n, 'process')} without the hash seed" for n in [_total(self.events("hash-seed"))] if n),
             *(f"{_count(n, 'failure')} inside the hook" for n in [_total(self.events("failure"))] if n),
         ]
         if not parts:
             seeded = sum(1 for p in self.processes if p.get("seeds"))
             parts = [f"{_count(seeded, 'process')} seeded, nothing changed" if seeded else "no generator was imported"]
-        escaped = list(self.escaped.values())
-        shown = f"{_count(len(escaped), 'process')} escaped ({escaped[0]})" if escaped else "nothing escaped"
-        return f"receipt: {'; '.join([*parts, shown])}"
+        if self.escaped:
+            parts.append(f"{_count(len(self.escaped), 'process')} escaped ({next(iter(self.escaped.values()))})")
+        elif not any(self.events(kind) for kind in ("hash-seed", "knob", "failure")):
+            parts.append("nothing escaped")
+        return f"receipt: {'; '.join(parts)}"
 
     def _pools(self) -> list[str]:
         draws = self.events("pool-draw")
@@ -204,6 +208,15 @@ def _reseeds(events: list[dict[str, Any]]) -> list[str]:
     more = f" and {len(events) - 1} more" if len(events) > 1 else ""
     place = f"{first['file']}:{first['line']} ({first['generator']}, {first['value']}{folded})"
     return [f"{_count(processes, 'process')} reseeded by {place}{more}"]
+
+
+def _knobs(events: list[dict[str, Any]]) -> list[str]:
+    if not events:
+        return []
+    first = events[0]
+    now = "not set" if first["value"] is None else first["value"]
+    more = f" and {len(events) - 1} more" if len(events) > 1 else ""
+    return [f"{first['knob']} is {now} where the recipe has {first['wanted']}{more}"]
 
 
 def _places(what: str, events: list[dict[str, Any]], name: Any) -> list[str]:
