@@ -34,14 +34,6 @@ def own_name(monkeypatch, docker_client):
                 docker_client.images.remove(tag)
 
 
-@pytest.fixture
-def base_of_image(docker_client, image):
-    """What to pass as ``base`` to stand on the same base as the shared image."""
-    labels = docker_client.images.get(image).labels
-    record = labels["reprobox.base"]
-    return "bootstrap" if record.startswith("bootstrap@") else labels["org.opencontainers.image.base.name"]
-
-
 def run(client, image, script, **options):
     container = client.containers.create(image, ["-c", script], entrypoint="/bin/sh", network_mode="none", **options)
     try:
@@ -113,13 +105,6 @@ def test_torch_compile_finds_its_compiler_with_a_read_only_root(docker_client, i
         assert container.logs(stderr=False) == b"0.0\n"
     finally:
         container.remove(force=True)
-
-
-def test_buildkit_gives_the_very_image_that_is_there(docker_client, image, base_of_image):
-    request = BuildRequest(builder="buildkit", base=base_of_image, no_cache=True)
-    result = build(request, store=DockerImageStore(docker_client), report=Said())
-    assert (result.builder, result.way, result.reused) == ("buildkit", "buildkit+normalised", False)
-    assert result.image_id == config_digest(docker_client, image)
 
 
 def test_the_image_has_one_line_of_history_a_layer_and_nothing_of_the_build(docker_client, image):

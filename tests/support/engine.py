@@ -39,10 +39,11 @@ def built_image(client):
 
 def boxes_left(client, run_ids):
     """Containers of these runs that are still there, whatever their state."""
+    # Not the list of objects, for which each is looked at anew: one may have been removed meanwhile.
     return [
-        c.name
-        for c in client.containers.list(all=True, filters={"label": RUN_LABEL}, ignore_removed=True)
-        if c.labels[RUN_LABEL] in run_ids
+        box["Names"][0].lstrip("/")
+        for box in client.api.containers(all=True, filters={"label": RUN_LABEL})
+        if box["Labels"][RUN_LABEL] in run_ids
     ]
 
 
