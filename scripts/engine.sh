@@ -7,7 +7,7 @@
 set -eu
 
 packages="docker.io iptables mmdebstrap uidmap"
-[ "${1:-}" = --tests ] && packages="$packages docker-registry podman runc netavark slirp4netns gcc libc6-dev faketime"
+[ "${1:-}" = --tests ] && packages="$packages docker-registry podman runc netavark slirp4netns catatonit gcc libc6-dev faketime"
 log=${TMPDIR:-/tmp}/reprobox-engine-$(id -u).log
 
 probe="from reprobox.engines.connection import connect; connect()"

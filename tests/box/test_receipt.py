@@ -230,7 +230,7 @@ def test_a_failure_before_the_first_draw_is_in_the_receipt(local):
     (event,) = only_receipt(local)["events"]
     assert event["kind"] == "failure"
     assert "random is not seeded in process" in event["message"]
-    assert "1 failure inside the hook; nothing escaped" in last_line(done)
+    assert last_line(done).endswith("receipt: 1 failure inside the hook")
 
 
 USE_EVERY_WRAPPER = """\
@@ -300,3 +300,25 @@ print("went on", random.random())
     (main,) = (receipt for receipt in receipts(local) if receipt["children"])
     kinds = [event["kind"] for event in main["events"]]
     assert (kinds.count("reseed"), kinds.count("failure")) == (6, 1)
+
+
+CHILD = (
+    "import os, subprocess, sys; subprocess.run([sys.executable, '-c', 'import random'], env={{**os.environ, {given}}})"
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("'OMP_NUM_THREADS': '1'", "OMP_NUM_THREADS is 1 where the recipe has 4"),
+        ("'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '2'", "OMP_NUM_THREADS is 1 where the recipe has 4 and 1 more"),
+        ("'PYTHONHASHSEED': '5'", "PYTHONHASHSEED is 5 where the recipe has 42"),
+    ],
+)
+def test_a_knob_that_a_child_finds_otherwise_is_named_and_it_is_not_said_that_nothing_escaped(local, given, words):
+    assert last_line(local.run("python", "-c", CHILD.format(given=given))) == f"reprobox: receipt: {words}"
+
+
+def test_a_knob_of_the_callers_own_is_as_the_recipe_has_it(local):
+    done = local.run("python", "-c", "import random", environment={"OMP_NUM_THREADS": "2"})
+    assert last_line(done) == "reprobox: receipt: 1 process seeded, nothing changed; nothing escaped"

@@ -20,10 +20,10 @@ import docker.errors
 import docker
 from support.cli import ROOT, clean_environment
 from support.daemon import answers, until
+from support.debian import trixie
 from support.engine import missing, told
 from support.once import locked
 from support.podman import PodmanCli, write_settings
-from support.trixie import trixie
 
 REGISTRY = "127.0.0.1:5000"
 PATIENCE_SECONDS = 60

@@ -9,8 +9,8 @@ import signal
 import pytest
 
 from reprobox.box import entrypoint
-from reprobox.box.entrypoint import RECIPE_VARIABLE, box_environment
-from reprobox.box.hook import VARIABLE, read_recipe
+from reprobox.box.environment import KNOB_WORD, RECIPE_VARIABLE, SITE, box_environment
+from reprobox.box.hook import VARIABLE, words_of
 from reprobox.errors import RecipeError
 from reprobox.knobs import IMAGE_ENVIRONMENT
 from reprobox.recipe import Profile, Recipe
@@ -78,15 +78,21 @@ def test_the_hook_reads_what_the_entrypoint_wrote():
     assert VARIABLE == RECIPE_VARIABLE
     recipe = Recipe(seed=42, profile=Profile.WARN, fill=False)
     environment, _ = box_environment({}, recipe, {})
-    words = read_recipe(environment)
+    words = words_of(environment[VARIABLE])
     assert (words["seed"], words["profile"], words["fill"], words["threads"]) == ("42", "warn", "off", "4")
     assert words["ranks"].startswith("RANK,SLURM_PROCID")
+    assert words[KNOB_WORD + "OMP_NUM_THREADS"] == environment["OMP_NUM_THREADS"] == "4"
+
+
+def test_a_knob_whose_value_is_not_one_word_is_left_out_of_the_recipes_words():
+    environment, _ = box_environment({"NCCL_ALGO": "ring; tree"}, Recipe(seed=1, profile=Profile.WARN), {})
+    assert KNOB_WORD + "NCCL_ALGO" not in words_of(environment[VARIABLE])
 
 
 def test_the_hooks_folder_comes_first_and_once_on_the_users_path():
     once, _ = box_environment({"PYTHONPATH": "/mine"}, STRICT, {})
     twice, _ = box_environment(once, STRICT, {})
-    assert once["PYTHONPATH"] == twice["PYTHONPATH"] == f"{entrypoint.SITE}:/mine"
+    assert once["PYTHONPATH"] == twice["PYTHONPATH"] == f"{SITE}:/mine"
 
 
 def test_ranks_without_a_common_seed_are_refused(monkeypatch, capfd):
