@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None, *, image_environment: Mapping[str, s
         _record_stage(run_dir, _stage_of(error))
         return error.exit_code
     try:
-        _execute(arguments.command, environment)
+        _execute(arguments.command, environment, "in the box, not on this machine" if image_environment else "on PATH")
     except BoxError as error:
         _say(str(error))
         _record_stage(run_dir, "exec-failed")
@@ -230,8 +230,8 @@ def _user_name() -> str:
         return f"user{os.getuid()}"
 
 
-def _execute(command: Sequence[str], environment: dict[str, str]) -> NoReturn:
-    """Replace this process by ``command``, looked up in the PATH of ``environment``.
+def _execute(command: Sequence[str], environment: dict[str, str], where: str) -> NoReturn:
+    """Replace this process by ``command``, looked up in the PATH of ``environment``; ``where`` says so to a person.
 
     :raises CommandNotFound: when no such file is found (127, as a shell would).
     :raises CommandNotExecutable: when it is a folder, lacks the permission or has no known format (126).
@@ -254,7 +254,7 @@ def _execute(command: Sequence[str], environment: dict[str, str]) -> NoReturn:
                 ) from error
             raise CommandNotFound(
                 f"the command {program} was not found",
-                remedy="check its spelling; programs are looked up in the box, not on this machine",
+                remedy=f"check its spelling; programs are looked up {where}",
             ) from error
         raise CommandNotExecutable(f"the command {program} cannot be executed ({reason})") from error
 

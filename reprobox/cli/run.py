@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -162,7 +164,7 @@ def _introduce(plan: RunPlan, choice: Choice, tell: Callable[[str], None]) -> No
     if plan.request.engine is EngineName.LOCAL:
         tell(
             f"run {plan.run_id} on this machine itself: its files, packages, users and network are not isolated, "
-            "and only the recipe is applied",
+            f"and only the recipe is applied{_which_python(plan)}",
         )
     else:
         names = ", ".join(f"{gpu.index} ({gpu.name})" for gpu in choice.gpus)
@@ -176,3 +178,12 @@ def _introduce(plan: RunPlan, choice: Choice, tell: Callable[[str], None]) -> No
     asked = choice.asked
     if asked is not None and asked.kind == "devices" and asked.text.isdigit():
         tell(f"--gpus {asked.text} is GPU number {asked.text}; docker would take it for a count")
+
+
+def _which_python(plan: RunPlan) -> str:
+    """Say which Python a command on this machine is, where it is one by name alone."""
+    program = plan.box.command[0]
+    if not re.fullmatch(r"python[0-9.]*", program):
+        return ""
+    found = shutil.which(program, path={**os.environ, **plan.box.environment}.get("PATH"))
+    return f"; {program} is {found}" if found else ""

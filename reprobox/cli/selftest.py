@@ -101,7 +101,8 @@ def _carried_out(subject: Subject, repeat: int, cases: str, *, quiet: bool) -> d
             progress=lambda _case, done, total: console.progress("self-test", done, total),
         )
     if document is None:
-        raise SelfTestError("there is no torch to test", remedy="choose another --image, or install torch")
+        remedy = "choose another --image" if subject.engine.isolates else None
+        raise SelfTestError(f"there is nothing to test: {subject.without_torch}", remedy=remedy)
     return document
 
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import docker.types
+
+from reprobox.errors import EngineError
 
 if TYPE_CHECKING:
     from docker.api import APIClient
 
     from reprobox.engines.base import BoxSpec, Port
 
-__all__ = ["ENTRYPOINT", "create_arguments"]
+__all__ = ["ENTRYPOINT", "create_arguments", "why_unseen"]
+
+_UNSEEN: Final = re.compile(
+    r"bind source path does not exist: (/.*)|statfs (/[^:]*): no such file or directory|(/[^\s:]*): is a directory"
+)
+"""Docker's words; Podman's; and what Podman says of a file that it lacks and has made a folder for."""
 
 ENTRYPOINT = ("/usr/bin/tini", "-s", "-g", "--", "/opt/reprobox/entrypoint")
 """The image's own entrypoint, repeated because the CLI adds an option of the entrypoint's behind it."""
@@ -74,3 +83,18 @@ def _port_bindings(ports: tuple[Port, ...]) -> dict[str, list[tuple[str, int | N
     for port in ports:
         bindings.setdefault(f"{port.box_port}/{port.protocol}", []).append((port.host_address, port.host_port))
     return bindings or None
+
+
+def why_unseen(error: EngineError) -> EngineError | None:
+    """Return the error of an engine that lacks a folder which is here, ``None`` where ``error`` says something else."""
+    found = _UNSEEN.search(error.message)
+    path = next(filter(None, found.groups()), "") if found else ""
+    if not path or not Path(path).exists():
+        return None
+    return EngineError(
+        f"the engine has no {path}, which is here: it runs on another machine, or reprobox in a container that was given "
+        "the engine's socket",
+        remedy="start that container with the project at the path it has on the engine's machine (-v $PWD:$PWD -w $PWD), "
+        "or start your command in the image itself",
+        detail=error.message,
+    )

@@ -26,7 +26,7 @@ from reprobox.engines.base import (
     ImageInfo,
 )
 from reprobox.engines.connection import UNIX_SOCKET, NoSuchThing, connect, engine_errors
-from reprobox.engines.creation import create_arguments
+from reprobox.engines.creation import create_arguments, why_unseen
 from reprobox.engines.devices import device_request, gpu_way
 from reprobox.engines.digests import has_containerd_store
 from reprobox.engines.docker_box import DockerBox
@@ -174,8 +174,11 @@ class DockerEngine(Engine):
         return self.image(f"{wanted.name}@{digest}")
 
     def create(self, spec: BoxSpec) -> Box:
-        with self._removing_if_unanswered(spec), engine_errors("create the box"):
-            box_id = self.make(spec)
+        try:
+            with self._removing_if_unanswered(spec), engine_errors("create the box"):
+                box_id = self.make(spec)
+        except EngineError as error:
+            raise why_unseen(error) or error from error
         return DockerBox(
             self.client,
             box_id,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from reprobox.engines.attached import buffered, frames, pieces_of_terminal, raw_socket
 from reprobox.engines.base import Exit, FoundBox, Stream
 from reprobox.engines.connection import NoSuchThing, engine_errors
+from reprobox.engines.creation import why_unseen
 from reprobox.engines.devices import why_no_gpus
 from reprobox.engines.following import Followed
 from reprobox.engines.splice import Delivered
@@ -68,7 +69,7 @@ class DockerBox(FoundBox):
         self._killed = False
 
     def attach(self) -> None:
-        with self._gpu_errors(), engine_errors("attach to the box"):
+        with self._explained(), engine_errors("attach to the box"):
             self._attached = self.client.api.attach_socket(
                 self.id,
                 params={
@@ -84,19 +85,18 @@ class DockerBox(FoundBox):
         raw_socket(self._attached).settimeout(None)
 
     def start(self) -> None:
-        with self._gpu_errors(), engine_errors("start the box"):
+        with self._explained(), engine_errors("start the box"):
             self._started = True
             self.client.api.start(self.id)
 
     @contextlib.contextmanager
-    def _gpu_errors(self) -> Iterator[None]:
-        """Say it in a sentence where the box cannot have its GPUs: Docker finds that at the start, Podman before."""
+    def _explained(self) -> Iterator[None]:
+        """Say why the box cannot be started: Docker finds some causes at the start, Podman others before."""
         try:
             yield
         except EngineError as error:
-            if self.wants_gpus and (refusal := why_no_gpus(error)) is not None:
-                raise refusal from error
-            raise
+            no_gpus = why_no_gpus(error) if self.wants_gpus else None
+            raise no_gpus or why_unseen(error) or error from error
 
     def stream(self, write: Callable[[Stream, bytes], None], say: Callable[[str], None]) -> None:
         # Whoever found a box came late to its output, and does not want what was said before.

@@ -172,13 +172,14 @@ def _run(
     """Make the box, start it and stay with it to its end; return ``None`` where it was left to itself."""
     interrupts, request = outside.interrupts, plan.request
     update(inputs=file_hashes(request.project.root, request.inputs, interrupts.raise_if_pending))
-    update(self_test=_prove(plan, engine, record, outside))
     write_box_files(record.box_folder, plan.recipe, request.owner)
     if plan.secrets is not None:
         write_secrets(record, plan.secrets, request.secrets, request.owner)
     _make_caches(plan)
     interrupts.raise_if_pending()
     with removed_or_told(engine.create(plan.box), outside.say) as box, contextlib.ExitStack() as stack:
+        # Not before the box is made: what the engine refuses is said without waiting for the self-test.
+        update(self_test=_prove(plan, engine, record, outside))
         update(outcome=str(Outcome.CREATED))
         box.attach()
         interrupts.raise_if_pending()

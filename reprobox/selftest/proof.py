@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -57,6 +58,16 @@ class Subject:
         return fingerprint(self.recipe, self.inside, self.image, self.gpus, self.driver, self.engine.info())
 
     @property
+    def without_torch(self) -> str:
+        """Which Python was asked where the self-test found no torch, and what to do about it."""
+        if self.engine.isolates:
+            return "the box's python has no torch"
+        python = shutil.which("python", path=self.inside.get("PATH"))
+        if python is None:
+            return "there is no python on PATH; activate the environment that has torch"
+        return f"{python} has no torch; activate the environment that has it, or type {python} -m pip install torch"
+
+    @property
     def inside(self) -> dict[str, str | None]:
         """The variables that the command gets: the caller's, and without isolation those of this process as well."""
         return {**({} if self.engine.isolates else os.environ), **self.environment}
@@ -67,10 +78,11 @@ class Proof:
     """What is known before a command starts.
 
     ``verdict``: ``passed`` now, ``certificate`` (passed earlier, on exactly this), ``off``, or ``skipped`` where there is
-    no torch to test.
+    no torch to test: ``why`` says which Python that is.
     """
 
     verdict: Literal["passed", "certificate", "off", "skipped"]
+    why: str = ""
     certificate: Certificate | None = None
     seconds: float | None = None
 
@@ -88,7 +100,7 @@ class Proof:
     def summary(self) -> str | None:
         """Return the line that a person is told; ``None`` where there is nothing to tell."""
         if self.verdict == "skipped":
-            return "self-test skipped: the box's python has no torch"
+            return f"self-test skipped: {self.why}"
         if self.certificate is None:
             return None
         devices = ", ".join(dict.fromkeys(str(case["device"]) for case in self.certificate.cases))
@@ -115,7 +127,7 @@ def prove(
     began = time.monotonic()
     document = carry_out(subject, tier="start", check=check)
     if document is None:
-        return Proof(verdict="skipped")
+        return Proof(verdict="skipped", why=subject.without_torch)
     if not document["passed"]:
         raise failed(document)
     certificate = Certificate.of(document, made_on)
