@@ -366,3 +366,15 @@ def test_lint_finds_what_is_wrong_in_a_workflow_and_in_an_action(path, old, new,
 def test_make_lint_runs_all_three():
     text = (ROOT / "Makefile").read_text().split("\nlint:")[1].split("\n\n")[0]
     assert all(tool in text for tool in ("/actionlint", "/zizmor --offline", "/check-jsonschema"))
+
+
+@pytest.mark.parametrize(
+    ("begins", "schema"), [("name: train", "vendor.github-workflows"), ("train:", "vendor.gitlab-ci")]
+)
+def test_the_examples_of_other_ci_systems_fit_their_schemas(tmp_path, begins, schema):
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "guides" / "ci.md").read_text(), re.DOTALL)
+    (example,) = [block for block in blocks if block.startswith(begins)]
+    (tmp_path / "example.yml").write_text(example)
+    check = [BIN / "check-jsonschema", "--builtin-schema", schema, tmp_path / "example.yml"]
+    done = subprocess.run(check, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

@@ -6,13 +6,11 @@ import ast
 import importlib.util
 import json
 import re
-import subprocess
 from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
 import typer
-from support.cli import BIN
 
 from reprobox.cli.app import COMMANDS, app
 from reprobox.cli.recipe import knobs
@@ -211,15 +209,3 @@ def test_the_page_of_the_receipt_explains_every_kind_of_event():
     kinds = set(re.findall(r"\bnote\(\s*\"([a-z-]+)\"", code))
     page = (DOCS / "concepts" / "receipt.md").read_text().split("## Events")[1].split("\n## ")[0]
     assert set(re.findall(r"^\| `([a-z-]+)` \|", page, re.MULTILINE)) == kinds
-
-
-@pytest.mark.parametrize(
-    ("begins", "schema"), [("name: train", "vendor.github-workflows"), ("train:", "vendor.gitlab-ci")]
-)
-def test_the_examples_of_other_ci_systems_fit_their_schemas(tmp_path, begins, schema):
-    blocks = re.findall(r"```yaml\n(.*?)```", (DOCS / "guides" / "ci.md").read_text(), re.DOTALL)
-    (example,) = [block for block in blocks if block.startswith(begins)]
-    (tmp_path / "example.yml").write_text(example)
-    check = [BIN / "check-jsonschema", "--builtin-schema", schema, tmp_path / "example.yml"]
-    done = subprocess.run(check, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
