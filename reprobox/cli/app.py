@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from reprobox import __version__
 from reprobox.cli.failures import guarded
+from reprobox.stopping import signals_raise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,7 +104,9 @@ def root(
 
 def run_app(arguments: Sequence[str]) -> int:
     """Parse and run ``arguments``; return the exit code. Every failure ends in one sentence on stderr."""
-    return guarded(
-        lambda: app(args=list(arguments), prog_name="reprobox", standalone_mode=False),
-        debug="--debug" in arguments[:1],
-    )
+
+    def work() -> object:
+        with signals_raise():
+            return app(args=list(arguments), prog_name="reprobox", standalone_mode=False)
+
+    return guarded(work, debug="--debug" in arguments[:1])

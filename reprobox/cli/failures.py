@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import typer
 
 from reprobox.cli.console import say
 from reprobox.errors import ReproboxError
+from reprobox.stopping import Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,8 +38,8 @@ def guarded(work: Callable[[], object], *, debug: bool) -> int:
     except typer.TyperException as error:
         _tell_misuse(error)
         return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        return 130
+    except (Stopped, KeyboardInterrupt, typer.Abort) as error:
+        return 128 + (error.number if isinstance(error, Stopped) else signal.SIGINT)
     except (BrokenPipeError, SystemExit) as error:
         # Typer and rich turn the first into the second.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):

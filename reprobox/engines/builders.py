@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Final
 from reprobox.engines import classic
 from reprobox.engines.digests import patient
 from reprobox.errors import BuildError, EngineError
+from reprobox.programs import child
 
 if TYPE_CHECKING:
     import docker
@@ -106,7 +107,7 @@ def build_buildkit(job: BuildJob, *, client: docker.DockerClient, report: Report
     command += [part for name, value in job.args.items() for part in ("--build-arg", f"{name}={value}")]
     command += ["--no-cache"] if job.no_cache else []
     command += ["--load", "--provenance=false"] if buildx else []
-    with subprocess.Popen(
+    with child(
         [*command, "-"], stdin=job.context, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         errors="replace", env=os.environ | _daemon_of(client) | {"DOCKER_BUILDKIT": "1"},
     ) as process:  # fmt: skip

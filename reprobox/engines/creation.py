@@ -74,6 +74,7 @@ def create_arguments(api: APIClient, spec: BoxSpec, **more: Any) -> dict[str, An
         "ports": [(p.box_port, p.protocol) for p in options.ports],
         "stop_timeout": options.stop_timeout,
         "platform": options.platform,
+        "use_config_proxy": False,  # the proxies of ~/.docker/config.json, with their passwords, were not asked for
         "host_config": api.create_host_config(**{name: value for name, value in host.items() if value is not None}),
     }
 

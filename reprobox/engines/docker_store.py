@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 
@@ -14,6 +14,7 @@ from reprobox.engines.connection import NoSuchThing, engine_errors
 from reprobox.engines.digests import config_digest_of, has_containerd_store, known_digest, note_digest, patient
 from reprobox.engines.store import ImageStore, StoredImage
 from reprobox.errors import BuildError, EngineError, ImageNotFound
+from reprobox.stopping import undivided
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,13 +124,15 @@ class DockerImageStore(ImageStore):
     @contextmanager
     def _container(self, image: str, **arguments: Any) -> Iterator[str]:
         """Make a container of an image, which goes when the ``with`` block ends, and give its id."""
-        with _about(image, f"make a container of {image}"):
-            made = str(self._client.api.create_container(image, **arguments)["Id"])
-        try:
-            yield made
-        finally:
-            with engine_errors(f"remove a container of {image}"):
-                self._client.api.remove_container(made, force=True, v=True)
+        with ExitStack() as stack:
+            with undivided(), _about(image, f"make a container of {image}"):
+                made = self._client.api.create_container(image, use_config_proxy=False, **arguments)["Id"]
+                stack.callback(self._remove_container, made, image)
+            yield str(made)
+
+    def _remove_container(self, container: str, image: str) -> None:
+        with engine_errors(f"remove a container of {image}"):
+            self._client.api.remove_container(container, force=True, v=True)
 
     def tag(self, name: str, new: str) -> None:
         wanted = reference.parse(new)

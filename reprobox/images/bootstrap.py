@@ -22,6 +22,7 @@ from reprobox.images.archive import CREATED, Image, load
 from reprobox.images.context import EPOCH
 from reprobox.images.layers import Layer
 from reprobox.images.wheels import sha256_of
+from reprobox.programs import child
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -157,7 +158,7 @@ def make_base(
     with TemporaryDirectory(dir=cache, prefix=".make-") as made:
         tar = Path(made) / "base.tar"
         tail: deque[str] = deque(maxlen=_TAIL)
-        with subprocess.Popen(
+        with child(
             _command(tar, packages), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, errors="replace", umask=0o022,
             env=os.environ | {"SOURCE_DATE_EPOCH": str(EPOCH), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "TZ": "UTC"},

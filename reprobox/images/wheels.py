@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from reprobox.errors import ArtefactError
+from reprobox.programs import child
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -111,7 +113,7 @@ def fetch_with_pip(pin: Pin, *, folder: Path, report: Reporter, platform: str = 
     with TemporaryDirectory(dir=folder, prefix=".pip-") as made:
         requirements = Path(made) / "requirements.txt"
         requirements.write_text(f"{pin.requirement()}\n", encoding="utf-8")
-        _run_pip(_pip_command(requirements, Path(made), "3.11", platform), [pin], report)
+        _run_pip(_pip_command(requirements, Path(made), "3.11", platform), [pin], report, Path(made))
         yield next(Path(made).glob("*.whl"))
 
 
@@ -163,7 +165,7 @@ def _download(pins: Sequence[Pin], *, cache: Path, report: Reporter, python: str
         folder = Path(made)
         requirements = folder / "requirements.txt"
         requirements.write_text("".join(f"{pin.requirement()}\n" for pin in pins), encoding="utf-8")
-        _run_pip(_pip_command(requirements, folder, python), pins, report)
+        _run_pip(_pip_command(requirements, folder, python), pins, report, folder)
         return [_placed(pin, folder, cache) for pin in pins]
 
 
@@ -187,11 +189,20 @@ def _pip_command(requirements: Path, destination: Path, python: str, machine: st
     return [*command, "--requirement", str(requirements)]
 
 
-def _run_pip(command: list[str], pins: Sequence[Pin], report: Reporter) -> None:
-    """Run pip with the caller's environment, which is where its index, proxy and certificates are configured."""
+def _run_pip(command: list[str], pins: Sequence[Pin], report: Reporter, scratch: Path) -> None:
+    """Run pip with the caller's environment, which is where its index, proxy and certificates are configured.
+
+    Its temporary files lie in ``scratch``: a pip that is stopped leaves them.
+    """
     tail: deque[str] = deque(maxlen=_TAIL)
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    with child(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={**os.environ, "TMPDIR": str(scratch)},
     ) as process:
         started = 0
         for line in process.stdout or ():

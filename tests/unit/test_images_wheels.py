@@ -99,7 +99,7 @@ def test_a_damaged_cached_wheel_is_said_and_fetched_again(tmp_path, monkeypatch)
     placed = wheels.place(tmp_path / "new" / "thing-1.0-py3-none-any.whl", pin.hashes[0], cache)
     placed.write_bytes(b"damaged")
 
-    def pip(command, pins, report):
+    def pip(command, pins, report, scratch):
         wheel(Path(command[command.index("--dest") + 1]))
 
     monkeypatch.setattr(wheels, "_run_pip", pip)
@@ -124,7 +124,7 @@ def test_pip_is_asked_for_the_missing_wheel_only_by_hash_and_for_the_images_pyth
     present = wheel(tmp_path / "house")
     absent = Pin(name="other", version="2", hashes=(A,))
 
-    def pip(command, pins, report):
+    def pip(command, pins, report, scratch):
         asked["command"] = command
         asked["requirements"] = Path(command[-1]).read_text()
         raise PipAskedError
@@ -148,11 +148,11 @@ class FailedPip(io.BytesIO):
     returncode = 1
 
 
-def test_when_pip_fails_the_wheel_is_named_with_pips_own_words(monkeypatch):
-    monkeypatch.setattr(wheels.subprocess, "Popen", lambda *_, **__: FailedPip())
+def test_when_pip_fails_the_wheel_is_named_with_pips_own_words(monkeypatch, tmp_path):
+    monkeypatch.setattr(wheels, "child", lambda *_, **__: FailedPip())
     pins = [Pin(name="first", version="1", hashes=(A,)), Pin(name="other", version="2", hashes=(A,))]
     with pytest.raises(ArtefactError) as failure:
-        wheels._run_pip(["pip"], pins, Said())
+        wheels._run_pip(["pip"], pins, Said(), tmp_path)
     assert "could not fetch other==2 as" in failure.value.message
     assert "index-url" in str(failure.value)
     assert "No matching distribution" in failure.value.detail
