@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     import docker
 
+_NAME_ANNOTATIONS: Final = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
+
 _CONFIG_AT_MOST: Final = 16 * 2**20  # bytes; a config is some KiB, and no layer needs to be kept to be skipped
 
 
@@ -40,7 +42,16 @@ def config_digest_of(engine_id: str, chunks: Iterable[bytes]) -> str:
 
     :raises EngineError: the archive is broken or does not hold exactly one image.
     """
-    return _read_digest(chunks, engine_id)
+    small: dict[str, bytes] = {}
+    try:
+        for name, text in _small_members(chunks):
+            small[name] = text
+            if _digest(text) == engine_id and "config" in (told := json.loads(text)):
+                return _checked(told["config"]["digest"])
+        (entry,) = json.loads(small["manifest.json"])
+        return _digest(small[entry["Config"]])
+    except (tarfile.TarError, KeyError, TypeError, ValueError) as error:
+        raise _unreadable(error) from error
 
 
 def config_digest_from_archive(chunks: Iterable[bytes]) -> str:
@@ -48,25 +59,42 @@ def config_digest_from_archive(chunks: Iterable[bytes]) -> str:
 
     :raises EngineError: the archive is broken or does not hold exactly one image.
     """
-    return _read_digest(chunks, None)
+    return identity_in_archive(chunks)[0]
 
 
-def _read_digest(chunks: Iterable[bytes], manifest: str | None) -> str:
-    small: dict[str, bytes] = {}
+def identity_in_archive(chunks: Iterable[bytes]) -> tuple[str, frozenset[str]]:
+    """Return the config digest of the one image in an archive, and every name that an engine would give it.
+
+    :raises EngineError: the archive is broken or does not hold exactly one image.
+    """
     try:
-        with tarfile.open(fileobj=cast("IO[bytes]", _Stream(chunks)), mode="r|") as archive:
-            for member in archive:
-                if member.isfile() and member.size <= _CONFIG_AT_MOST and _may_be_json(member.name):
-                    content = archive.extractfile(member)
-                    text = content.read() if content else b""
-                    if text.startswith((b"{", b"[")):
-                        small[member.name] = text
-                        if _digest(text) == manifest and "config" in (told := json.loads(text)):
-                            return _checked(told["config"]["digest"])
+        small = dict(_small_members(chunks))
         (entry,) = json.loads(small["manifest.json"])
-        return _digest(small[entry["Config"]])
-    except (tarfile.TarError, KeyError, TypeError, ValueError) as error:
-        raise EngineError("the engine's archive of the image cannot be read", detail=repr(error)) from error
+        names = {str(name) for name in entry.get("RepoTags") or ()}
+        for each in json.loads(small.get("index.json", b"{}")).get("manifests", ()):
+            noted = each.get("annotations") or {}
+            names |= {str(noted[key]) for key in _NAME_ANNOTATIONS if key in noted}
+        names |= {
+            f"{name}:{tag}" for name, tags in json.loads(small.get("repositories", b"{}")).items() for tag in tags
+        }
+        return _digest(small[entry["Config"]]), frozenset(names)
+    except (tarfile.TarError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _unreadable(error) from error
+
+
+def _small_members(chunks: Iterable[bytes]) -> Iterator[tuple[str, bytes]]:
+    """Give the name and the content of every file of an archive that may be JSON."""
+    with tarfile.open(fileobj=cast("IO[bytes]", _Stream(chunks)), mode="r|") as archive:
+        for member in archive:
+            if member.isfile() and member.size <= _CONFIG_AT_MOST and _may_be_json(member.name):
+                content = archive.extractfile(member)
+                text = content.read() if content else b""
+                if text.startswith((b"{", b"[")):
+                    yield member.name, text
+
+
+def _unreadable(error: Exception) -> EngineError:
+    return EngineError("the engine's archive of the image cannot be read", detail=repr(error))
 
 
 def known_digest(engine_id: str) -> str | None:
@@ -106,7 +134,7 @@ def _digest(text: bytes) -> str:
 
 
 def _may_be_json(name: str) -> bool:
-    return name.endswith(".json") or name.startswith("blobs/")
+    return name.endswith(".json") or name.startswith("blobs/") or name == "repositories"
 
 
 def has_containerd_store(info: Mapping[str, Any]) -> bool:

@@ -14,6 +14,7 @@ from reprobox.engines.connection import NoSuchThing, engine_errors
 from reprobox.engines.digests import config_digest_of, has_containerd_store, known_digest, note_digest, patient
 from reprobox.engines.store import ImageStore, StoredImage
 from reprobox.errors import BuildError, EngineError, ImageNotFound
+from reprobox.limits import default_processes
 from reprobox.stopping import undivided
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class DockerImageStore(ImageStore):
         with self._container(
             image, command=arguments, entrypoint=[program], user="0:0", environment=dict(environment or {}),
             labels={"reprobox.stage": label} if label else None,
-            host_config=self._client.api.create_host_config(network_mode="none"),
+            host_config=self._client.api.create_host_config(network_mode="none", pids_limit=default_processes()),
         ) as made:  # fmt: skip
             yield _DockerStep(self._client, made)
 

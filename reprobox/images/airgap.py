@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 
-from reprobox.engines.digests import config_digest_from_archive
+from reprobox.engines.digests import identity_in_archive
 from reprobox.errors import ArchiveError, EngineError, UsageError
 from reprobox.reference import parse as parse_reference
 
@@ -146,6 +146,7 @@ def load_image(path: Path, *, store: ImageStore, report: Reporter) -> Loaded:
         with path.open("rb") as file:
             found = verify_archive(file, str(path), report)
             report.say(f"{path} is whole; loading {found.image_id}")
+            before = {name: store.find(name) for name in found.names}
             _hand_over(file, store, report)
     except OSError as error:
         raise ArchiveError(
@@ -155,6 +156,9 @@ def load_image(path: Path, *, store: ImageStore, report: Reporter) -> Loaded:
     loaded = store.inspect(name)
     if store.image_id(loaded) != found.image_id:
         raise EngineError(f"the engine loaded another image than {found.image_id}", remedy="load it again")
+    for name, old in before.items():
+        if old is not None and old.engine_id != loaded.engine_id:
+            report.say(f"{name} was {old.engine_id} and is {loaded.engine_id} now")
     return Loaded(
         file=str(path), sha256=found.sha256, image_id=found.image_id, engine_id=loaded.engine_id, names=found.names
     )
@@ -181,14 +185,29 @@ def verify_archive(file: IO[bytes], name: str, report: Reporter) -> Contents:
             image_id, names = str(told["image_id"]), tuple(str(each) for each in told["names"])
             if told["schema"] != SCHEMA:
                 raise ArchiveError(f"{name} is of a newer reprobox ({told['schema']})", remedy="upgrade reprobox")
-            inside = config_digest_from_archive(_unpacked(file, image, report, "checking the image"))
+            inside, given = identity_in_archive(_unpacked(file, image, report, "checking the image"))
     except (ValueError, KeyError, TypeError, EOFError, tarfile.TarError, zstd.ZstdError, EngineError) as error:
         raise ArchiveError(
             f"{name} is sealed and holds no image that can be read ({error})", remedy="save the image again"
         ) from error
     if inside != image_id:
         raise ArchiveError(f"{name} names {image_id} and holds {inside}", remedy="save the image again")
+    if undeclared := sorted(given - _spellings(names)):
+        raise ArchiveError(
+            f"{name} would give the image a name that it does not declare: {undeclared[0]}",
+            remedy="do not use it; ask the person who sent it",
+        )
     return Contents(image_id=image_id, names=names, sha256=digest, size=size)
+
+
+def _spellings(names: Sequence[str]) -> frozenset[str]:
+    """Return each name as engines write it: with the registry or without, and, in an index, its tag alone."""
+    known = set(names)
+    for name in names:
+        with suppress(UsageError):
+            parsed = parse_reference(name)
+            known |= {str(parsed), f"localhost/{name}", parsed.tag or "latest"}
+    return frozenset(known)
 
 
 def _write(file: IO[bytes], chunks: Iterator[bytes], *, image_id: str, names: Sequence[str], report: Reporter) -> None:

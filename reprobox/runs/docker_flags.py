@@ -12,15 +12,13 @@ from typing import Literal, TypeVar, cast
 
 from reprobox.engines.base import BoxOptions, Device, Port, Ulimit
 from reprobox.errors import BoxError, UsageError, near_miss
+from reprobox.limits import default_processes
 from reprobox.runs.options import checked_text
 from reprobox.sizes import parse_size
 
-__all__ = ["DEFAULT_PIDS", "DOCKER_FLAGS", "DockerFlag", "parse_options", "parse_user"]
+__all__ = ["DOCKER_FLAGS", "DockerFlag", "parse_options", "parse_user"]
 
 T = TypeVar("T")
-
-DEFAULT_PIDS = 32768
-"""Enough for any training, and a fork bomb in the box leaves the machine alive."""
 
 MOST_PIDS = 4194304  # the kernel's PID_MAX_LIMIT
 MOST_CPUS = 8192
@@ -45,7 +43,11 @@ DOCKER_FLAGS: tuple[DockerFlag, ...] = (
     DockerFlag(names=("-m", "--memory"), metavar="SIZE", help="Limit of memory, such as 8g."),
     DockerFlag(names=("--cpus",), metavar="NUMBER", help="Limit of CPU time, such as 2.5 cores' worth."),
     DockerFlag(names=("--cpuset-cpus",), metavar="CORES", help="The cores to run on, such as 0-3,7."),
-    DockerFlag(names=("--pids-limit",), metavar="NUMBER", help="Limit of processes (32768), or -1 for none."),
+    DockerFlag(
+        names=("--pids-limit",),
+        metavar="NUMBER",
+        help="Limit of processes (32768 at most), or -1 for none.",
+    ),
     DockerFlag(names=("--ulimit",), metavar="NAME=SOFT[:HARD]", many=True, help="A limit of each process; -1 is none."),
     DockerFlag(names=("--ipc",), metavar="MODE", help="private (default), shareable, host or none."),
     DockerFlag(
@@ -142,7 +144,7 @@ def parse_options(flags: Mapping[str, Sequence[str]]) -> BoxOptions:
         memory_bytes=last("memory", _memory),
         cpus=last("cpus", _cpus),
         cpuset=last("cpuset-cpus", _cpuset),
-        pids_limit=DEFAULT_PIDS if pids is None else pids,
+        pids_limit=default_processes() if pids is None else pids,
         ulimits=tuple({limit.name: limit for limit in each("ulimit", _ulimit)}.values()),
         devices=each("device", _device),
         groups=tuple(dict.fromkeys(each("group-add", _group))),

@@ -61,8 +61,11 @@ def parse_secrets(entries: Iterable[str], host: Mapping[str, str], directory: Pa
 
 
 def secrets_folder(run_id: str) -> Path:
-    """Return where a run's secrets lie on the host: in memory (the user's runtime folder, else /dev/shm)."""
-    homes = (os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm", tempfile.gettempdir())  # noqa: S108  # a folder of our own in it
+    """Return where a run's secrets lie on the host: in the user's runtime folder, which is in memory, if there is one.
+
+    Not in /dev/shm: every box with ``--ipc host`` has that.
+    """
+    homes = (os.environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{os.getuid()}", "/run", tempfile.gettempdir())
     home = next(home for home in homes if Path(home).is_absolute() and os.access(home, os.W_OK | os.X_OK))
     return Path(home) / f"reprobox-{os.getuid()}-{run_id}"
 
@@ -89,7 +92,7 @@ def write_secrets(record: RunRecord, folder: Path, secrets: Mapping[str, bytes],
         shutil.rmtree(folder, ignore_errors=True)
         raise BoxError(
             f"the secrets cannot be handed to the box ({error.strerror})",
-            remedy="run as yourself, without -u, and see that /dev/shm has room",
+            remedy=f"run as yourself, without -u, and see that {folder.parent} has room",
         ) from error
 
 

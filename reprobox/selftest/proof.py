@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import reprobox.box.selftest
-from reprobox.engines import GPUS_LABEL, RUN_LABEL, BoxSpec
+from reprobox.engines import GPUS_LABEL, RUN_LABEL, BoxOptions, BoxSpec
 from reprobox.errors import CertificateError, ReproboxError, SelfTestError
+from reprobox.limits import default_processes
 from reprobox.recipe import Profile, Recipe, SelfTest
 from reprobox.selftest.boxes import noted
 from reprobox.selftest.certificate import Certificate, find, keep
@@ -281,6 +282,7 @@ def _spec(subject: Subject, options: list[str]) -> BoxSpec:
         network="none",
         shm_bytes=1 << 30,
         gpus=tuple(gpu.uuid for gpu in subject.gpus),
+        options=BoxOptions(pids_limit=default_processes()),
         labels={
             RUN_LABEL: run_id,
             **({GPUS_LABEL: ",".join(gpu.uuid for gpu in subject.gpus)} if subject.gpus else {}),

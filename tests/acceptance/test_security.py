@@ -359,11 +359,11 @@ def test_a_secret_on_the_command_line_is_not_recorded(docker):
     assert canaries_in(records_of(docker)) == {"plain"}
 
 
-@pytest.fixture(params=["XDG_RUNTIME_DIR", "/dev/shm"])
+@pytest.fixture(params=["XDG_RUNTIME_DIR", "no such folder"])
 def handed_over(request, docker, tmp_path_factory):
     """The folder in which secrets are handed to boxes, as what there is of ours in it."""
     docker.environment.pop("XDG_RUNTIME_DIR", None)
-    folder = Path("/dev/shm")
+    folder = next(path for path in (Path(f"/run/user/{os.getuid()}"), Path("/run")) if path.is_dir())
     if request.param == "XDG_RUNTIME_DIR":
         folder = tmp_path_factory.mktemp("runtime")
         docker.environment["XDG_RUNTIME_DIR"] = str(folder)
@@ -393,3 +393,35 @@ def test_a_start_that_fails_leaves_no_file_of_a_secret(docker, handed_over):
     done = docker.run("true", flags=(*secret_flags(docker), "--network", "no-such-network"), check=False)
     assert done.returncode == 125
     assert handed_over() == []
+
+
+# --- what a box has unasked ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("flags", [("--ipc", "host"), ("-v", "/dev/shm:/shared")], ids=["--ipc host", "a mount"])
+def test_a_box_with_the_machines_shared_memory_does_not_see_the_secret_of_another_run(docker, flags):
+    docker.environment.pop("XDG_RUNTIME_DIR", None)
+    secret = {"TOKEN": "the-token-of-another-run"}
+    docker.environment |= secret
+    other = docker.start("sh", "-c", "echo ready; exec sleep 60", flags=("--seed", "1", "--secret", "TOKEN"))
+    try:
+        look = f"grep -rl {secret['TOKEN']} /dev/shm /shared 2>/dev/null; ls -d /dev/shm"
+        assert docker.run("sh", "-c", look, flags=("--seed", "1", *flags)).stdout == "/dev/shm\n"
+    finally:
+        other.terminate()
+        other.wait(timeout=30)
+
+
+@pytest.mark.engine
+def test_the_proxies_of_dockers_own_configuration_reach_a_box_only_when_asked_for(docker, tmp_path):
+    proxy = "http://user:password@proxy.example:3128"
+    (tmp_path / "docker").mkdir()
+    (tmp_path / "docker" / "config.json").write_text(json.dumps({"proxies": {"default": {"httpProxy": proxy}}}))
+    docker.environment |= {"DOCKER_CONFIG": str(tmp_path / "docker")}
+    look = ("sh", "-c", "env | grep -ic proxy || true")
+    assert docker.run(*look).stdout == "0\n"
+    given = "http://proxy.example:3128"
+    asked = docker.run("sh", "-c", "echo $HTTP_PROXY", flags=("--seed", "1", "-e", f"HTTP_PROXY={given}"))
+    assert asked.stdout == f"{given}\n"
+    assert docker.manifest()["environment"] == {"HTTP_PROXY": given}

@@ -22,13 +22,13 @@ from reprobox.images.airgap import load_image, save_image
 NAME = "team/box:1"
 
 
-def engine_archive(layer=b"layer", config=b'{"os": "linux"}'):
-    """What an engine's save gives, and the id of the image in it."""
+def engine_archive(layer=b"layer", config=b'{"os": "linux"}', *, names=(NAME,), more=()):
+    """What an engine's save gives, and the id of the image in it; ``more`` are further files, by name."""
     digest = hashlib.sha256(config).hexdigest()
-    manifest = json.dumps([{"Config": f"{digest}.json", "RepoTags": [NAME], "Layers": ["l/layer.tar"]}]).encode()
+    manifest = json.dumps([{"Config": f"{digest}.json", "RepoTags": list(names), "Layers": ["l/layer.tar"]}]).encode()
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
-        for name, data in (("l/layer.tar", layer), (f"{digest}.json", config), ("manifest.json", manifest)):
+        for name, data in (("l/layer.tar", layer), (f"{digest}.json", config), ("manifest.json", manifest), *more):
             member = tarfile.TarInfo(name)
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
@@ -134,7 +134,7 @@ def sealed(*members):
 
 
 def described(image_id, schema=airgap.SCHEMA):
-    return "image.json", json.dumps({"schema": schema, "image_id": image_id, "names": []}).encode()
+    return "image.json", json.dumps({"schema": schema, "image_id": image_id, "names": [NAME]}).encode()
 
 
 def packed(archive):
@@ -155,6 +155,35 @@ def test_a_seal_alone_proves_nothing(tmp_path):
         path.write_bytes(sealed(*members))
         with pytest.raises(ArchiveError, match=sentence):
             load_image(path, store=None, report=Said())
+    path.write_bytes(sealed(packed(archive), described(image_id)))
+    assert load(path, image_id)[0].image_id == image_id
+
+
+def index(*annotations):
+    return ("index.json", json.dumps({"manifests": [{"annotations": each} for each in annotations]}).encode())
+
+
+CONTAINERD, OCI = "io.containerd.image.name", "org.opencontainers.image.ref.name"
+UNDECLARED = {
+    "a tag": {"names": (NAME, "python:3.12")},
+    "an older list of tags": {"more": [("repositories", b'{"python": {"3.12": "l"}}')]},
+    "containerd's name": {"more": [index({CONTAINERD: "docker.io/library/python:3.12"})]},
+    "the OCI's name": {"more": [index({OCI: "1"}, {OCI: "python:3.12"})]},
+}
+
+
+@pytest.mark.parametrize("case", list(UNDECLARED))
+def test_an_image_that_would_take_a_name_that_the_file_does_not_declare_never_reaches_the_engine(tmp_path, case):
+    archive, image_id = engine_archive(**UNDECLARED[case])
+    (tmp_path / "made.img").write_bytes(sealed(packed(archive), described(image_id)))
+    with pytest.raises(ArchiveError, match=r"would give the image a name that it does not declare: .*python:3\.12"):
+        load_image(tmp_path / "made.img", store=None, report=Said())
+
+
+@pytest.mark.parametrize("name", [NAME, f"docker.io/{NAME}", f"localhost/{NAME}"])
+def test_a_declared_name_may_be_written_as_an_engine_writes_it(tmp_path, name):
+    archive, image_id = engine_archive(names=(name,), more=[index({CONTAINERD: f"docker.io/{NAME}", OCI: "1"})])
+    path = tmp_path / "made.img"
     path.write_bytes(sealed(packed(archive), described(image_id)))
     assert load(path, image_id)[0].image_id == image_id
 

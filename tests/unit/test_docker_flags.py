@@ -8,9 +8,9 @@ import pytest
 
 from reprobox.engines.base import BoxOptions, Port, Ulimit
 from reprobox.errors import UsageError
+from reprobox.limits import default_processes
 from reprobox.runs.docker_flags import (
     _CAPABILITIES,
-    DEFAULT_PIDS,
     DOCKER_FLAGS,
     parse_options,
     parse_user,
@@ -93,7 +93,7 @@ def test_a_remedy_names_only_flags_that_there_are(remedy):
 
 
 def test_without_flags_the_processes_are_limited_and_every_capability_is_dropped():
-    assert parse_options({}) == BoxOptions(pids_limit=DEFAULT_PIDS)
+    assert parse_options({}) == BoxOptions(pids_limit=default_processes())
     assert parse_options({}).cap_drop == ("ALL",)
 
 
@@ -164,7 +164,7 @@ GOOD = [
 
 @pytest.mark.parametrize(("flag", "text", "name", "value"), GOOD)
 def test_a_text_has_dockers_meaning(flag, text, name, value):
-    given = {} if flag == "pids-limit" else {"pids_limit": DEFAULT_PIDS}
+    given = {} if flag == "pids-limit" else {"pids_limit": default_processes()}
     assert parse_options({flag: [text]}) == BoxOptions(**given, **{name: value})
 
 
