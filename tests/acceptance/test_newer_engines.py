@@ -241,6 +241,7 @@ def test_a_signal_does_what_it_does_on_debian_12(carry_out, scenario, values):
 
 @scenarios(
     (KINDS, SECRETS),
+    (DOCKERS, {security.test_secrets_reach_the_command_and_nothing_else: [{}]}),
     (PODMANS, {on_podman.test_secrets_are_files_that_the_boxs_user_alone_can_read: [{}]}),
 )
 def test_a_secret_goes_where_it_goes_on_debian_12(carry_out, scenario, values):

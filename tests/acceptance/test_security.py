@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from support.many import many
 
+from reprobox.limits import default_processes
+
 pytestmark = pytest.mark.engine
 
 SEED = ("--seed", "42")
@@ -71,7 +73,7 @@ def test_the_box_is_closed_down(docker, network, interfaces):
         "writable": [],
         "own": [True] * 4,
         "tmp": ["tmpfs", "nodev", "nosuid"],
-        "pids": "32768",
+        "pids": str(default_processes()),
         "shm": 256 << 20,
         "sockets": [],
         "disks": [],
@@ -313,8 +315,8 @@ def canaries_in(chunks):
     return {name.decode() for name in found}
 
 
-def output_of(*argv):
-    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+def output_of(cli, *argv):
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, env=cli.environment) as process:
         yield from iter(lambda: process.stdout.read(1 << 22), b"")
     assert process.returncode == 0, argv
 
@@ -336,12 +338,14 @@ def test_secrets_reach_the_command_and_nothing_else(docker, image):
     try:
         seen = {
             "the record": canaries_in(records_of(docker)),
-            "inspect": canaries_in(output_of("docker", "inspect", box)),
-            "ps": canaries_in(output_of("docker", "ps", "--no-trunc")),
-            "logs": canaries_in(output_of("docker", "logs", box)),
-            "history of the image": canaries_in(output_of("docker", "history", "--no-trunc", image)),
-            "history of an image of the box": canaries_in(output_of("docker", "history", "--no-trunc", committed)),
-            "that image": canaries_in(output_of("docker", "save", committed)),
+            "inspect": canaries_in(output_of(docker, "docker", "inspect", box)),
+            "ps": canaries_in(output_of(docker, "docker", "ps", "--no-trunc")),
+            "logs": canaries_in(output_of(docker, "docker", "logs", box)),
+            "history of the image": canaries_in(output_of(docker, "docker", "history", "--no-trunc", image)),
+            "history of an image of the box": canaries_in(
+                output_of(docker, "docker", "history", "--no-trunc", committed)
+            ),
+            "that image": canaries_in(output_of(docker, "docker", "save", committed)),
         }
     finally:
         docker.call("docker", "rmi", committed)
