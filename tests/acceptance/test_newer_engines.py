@@ -130,8 +130,13 @@ def forget(client, name):
     for image in client.images.list(name):
         for each in (*image.tags, *image.attrs["RepoDigests"]):
             if each.startswith(name):
-                with contextlib.suppress(docker.errors.NotFound):  # a digest goes with the last tag of its repository
+                try:
                     client.api.remove_image(each)
+                except docker.errors.NotFound:
+                    pass  # a digest goes with the last tag of its repository
+                except docker.errors.APIError as error:  # Podman lists digests that no name of this repository has
+                    if "tag not known" not in str(error):
+                        raise
 
 
 @on(KINDS)
