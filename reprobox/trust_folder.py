@@ -14,5 +14,8 @@ def trust_folder() -> Path | None:
     """
     from platformdirs import user_state_path
 
-    folder = user_state_path("reprobox") / "trust"
+    try:
+        folder = user_state_path("reprobox") / "trust"
+    except RuntimeError:  # platformdirs 4.4 and newer; older ones give a path with ~ in it
+        return None
     return folder.resolve() if folder.is_absolute() else None
