@@ -30,8 +30,8 @@ WRITES = {
     "beside and moved": "echo x > new && mv new {}",
     "removed": "rm -f {}",
     "moved away": "mv {} away",
-    "through a link": "ln -s {} link && echo x >> link",
-    "through a hard link": "ln {} link && echo x >> link",
+    "through a link": "ln -sf {} link && echo x >> link",
+    "through a hard link": "ln -f {} link && echo x >> link",
 }
 
 
