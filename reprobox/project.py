@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from reprobox.errors import UsageError
+from reprobox.files import read_at_most
 
 __all__ = ["WORKSPACE", "Project", "settings_folder"]
 
 WORKSPACE = PurePosixPath("/workspace")
 """Where the project is mounted in the box."""
 
+_LARGEST = 1 << 20  # as where the file is read for its keys
 
 _SYSTEM = frozenset(
     Path(name)
@@ -81,7 +83,7 @@ def _marks_a_project(folder: Path) -> bool:
     if not pyproject.is_file():
         return False
     try:
-        tool = tomllib.loads(pyproject.read_text(encoding="utf-8")).get("tool")
+        tool = tomllib.loads(read_at_most(pyproject, _LARGEST).decode()).get("tool")
     except (OSError, ValueError, RecursionError):
         return False  # not readable, not UTF-8, not TOML, a number too long, or nested too deeply
     return isinstance(tool, dict) and "reprobox" in tool

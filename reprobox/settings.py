@@ -34,7 +34,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-__all__ = ["SETTINGS", "Origin", "Resolved", "Setting", "Settings", "load_project_file", "setting_keys", "switch_text"]
+__all__ = [
+    "SETTINGS",
+    "TRUST_VARIABLE",
+    "Origin",
+    "Resolved",
+    "Setting",
+    "Settings",
+    "load_project_file",
+    "parse_trust",
+    "setting_keys",
+    "switch_text",
+]
+
+TRUST_VARIABLE = "REPROBOX_TRUST"
+"""Holds the hash of the list of requests that a person allows a project; see :mod:`reprobox.trust`."""
 
 T = TypeVar("T")
 
@@ -196,14 +210,20 @@ class Settings:
         :raises UsageError: for a REPROBOX_ variable or a project-file key that no setting has, and for any bad value.
         """
         environment = os.environ if environment is None else environment
-        known = {setting.variable for setting in SETTINGS} | VARIABLES.keys()
+        known = {setting.variable for setting in SETTINGS} | VARIABLES.keys() | {TRUST_VARIABLE}
         for name in sorted(environment):
             if name.startswith("REPROBOX_") and name not in known:
                 raise UsageError(
                     f"unknown variable {name}{near_miss(name, known)}",
                     remedy=f"unset it; reprobox knows {', '.join(sorted(known))}",
                 )
+        parse_trust(environment)
         return cls(flags, environment, read_project_table(project_root, setting_keys())).checked()
+
+    @classmethod
+    def of_the_file(cls, project_root: Path) -> Settings:
+        """Take the project file at ``project_root`` alone. :raises UsageError: for any bad key or value."""
+        return cls({}, {}, read_project_table(project_root, setting_keys())).checked()
 
     def checked(self) -> Settings:
         """Return these settings once every one of them has a value: a bad one is found before anything is done."""
@@ -244,7 +264,20 @@ def setting_keys() -> list[str]:
 
 def load_project_file(root: Path) -> ProjectFile:
     """Return what the project file at ``root`` says beside settings. :raises UsageError: for any bad key or value."""
-    return Settings({}, {}, read_project_table(root, setting_keys())).checked().project
+    return Settings.of_the_file(root).project
+
+
+def parse_trust(environment: Mapping[str, str]) -> str | None:
+    """Return the hash in ``REPROBOX_TRUST``, or ``None`` where it is not set.
+
+    :raises UsageError: for anything but a hash: a plain yes would let a project's own change allow itself.
+    """
+    text = environment.get(TRUST_VARIABLE)
+    if text is not None and not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise UsageError(
+            f"{TRUST_VARIABLE} cannot be {text!r}", remedy="give the hash that `reprobox trust --print` prints"
+        )
+    return text
 
 
 def switch_text(value: bool | None) -> str | None:

@@ -26,6 +26,7 @@ COMMANDS = {
     "selftest": "Prove that this machine gives the same bits.",
     "runs": "List recorded runs; show, follow, stop or remove one.",
     "recipe": "Show what is seeded and fixed, and why.",
+    "trust": "Allow what the project asks for beyond its folder.",
     "init": "Write a project file with every key explained.",
     "lock": "Fix every package of the project's image by hash.",
     "fetch": "Fetch what the lock names, so that a build needs no network.",

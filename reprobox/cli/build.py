@@ -80,6 +80,12 @@ def build(
 
     found = None if base is not None else _lock()
     chosen = variant.value if variant else _default_variant(found)
+    if found is not None:
+        from reprobox.trust import require_trust, sdist_requests
+
+        require_trust(
+            sdist_requests(one.name for one in found[1].sdists if chosen in one.variants), found[0].parent.resolve()
+        )
     request = BuildRequest(
         variant=chosen,
         base=base,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reprobox.cli.console import BuildConsole, say, silent
-from reprobox.engines import Engine, ImageInfo, choose_engine
+from reprobox.engines import Engine, EngineName, ImageInfo, choose_engine
 from reprobox.errors import GpuError, ImageNotFound, LockError, SignatureError, UsageError
 from reprobox.gpus import Gpu, GpuRequest, Inventory, take_inventory
 from reprobox.project import Project
@@ -22,6 +22,7 @@ from reprobox.runs.store import new_run_id
 from reprobox.selftest.boxes import remove_left
 from reprobox.selftest.proof import Subject
 from reprobox.settings import SETTINGS, Origin, Resolved, Settings, switch_text
+from reprobox.trust import require_trust, sdist_requests, setting_requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -124,6 +125,8 @@ def find_subject(values: Mapping[str, Any]) -> Iterator[Subject]:
     settings = Settings.load(setting_texts(values), project.root)
     entries = [line for path in values["env_file"] or [] for line in parse_env_file(Path(path))]
     environment = parse_environment([*entries, *(values["env"] or [])], os.environ)
+    local = settings.value("engine") is EngineName.LOCAL
+    require_trust(setting_requests(settings, ["engine" if local else "image"]), project.root)
     wanted = Wanted(
         run_id=f"selftest-{new_run_id()}",
         pull=parse_pull(values.get("pull")),
@@ -242,12 +245,16 @@ def _locked(
         if apart is not None:
             tell(f"{apart}; it is used because --image was given")
         return reference, found
+    variant = locked_variant(lock, gpus=gpus, asked=asked)
     choice = LockedChoice(
         lock=lock,
         path=wanted.project / LOCK_NAME,
-        variant=locked_variant(lock, gpus=gpus, asked=asked),
+        variant=variant,
         repository=given.value,
         pull=wanted.pull if wanted.claim else "never",
+        before_it_is_built=lambda: require_trust(
+            sdist_requests(one.name for one in lock.sdists if variant in one.variants), wanted.project
+        ),
     )
     with BuildConsole(quiet=tell is silent) as console:
         return locked_image(backend, choice, console)

@@ -42,12 +42,14 @@ def fetch(
     from reprobox.images.requirements import read_requirements
     from reprobox.project import Project
     from reprobox.settings import load_project_file
+    from reprobox.trust import index_requests, require_trust
 
     root = Project.find(Path()).root
     lock = require_lock(root)
     variants = locked_variants(lock, [one.value for one in variant or ()])
     platforms = PLATFORMS if all_platforms else (this_platform(),)
     options = () if offline else read_requirements(load_project_file(root).python, root).options
+    require_trust(index_requests(options), root)
     with BuildConsole(verbose=verbose, quiet=quiet) as console:
         fetched = fetch_files(
             artefacts_of(lock, variants, platforms),

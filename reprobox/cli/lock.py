@@ -70,20 +70,29 @@ def lock(
 
 
 def _write(path: Path, allowed: list[str], console: BuildConsole, *, upgrade: bool, as_json: bool) -> int:
+    from reprobox.errors import UsageError
     from reprobox.images.artefacts import ArtefactCache, artefact_folder
     from reprobox.images.lockfile import dump_lock, read_lock, write_lock
     from reprobox.images.locking import LockRequest, difference, make_lock
     from reprobox.settings import load_project_file
+    from reprobox.trust import index_requests, remember_typed, require_trust, sdist_requests
 
     old = read_lock(path)
     # What was allowed once by the flag is in the lock, and stays allowed.
     before = old.inputs.sdists if old else ()
     request = LockRequest.of(load_project_file(path.parent), path.parent, allowed=(*before, *allowed))
+    typed = set(sdist_requests(allowed))
+    require_trust({*sdist_requests(request.sdists), *index_requests(request.requirements.options)} - typed, path.parent)
     cache = ArtefactCache(root=artefact_folder(), say=console.say)
     new = make_lock(request, old, cache=cache, report=console, upgrade=upgrade)
     same = old is not None and dump_lock(old) == dump_lock(new)
     if not same:
         write_lock(path, new)
+    if typed:
+        try:
+            remember_typed(typed, path.parent)
+        except UsageError as error:
+            console.say(str(error))
     changes = difference(old, new)
     if as_json:
         print(json.dumps(_document(path, new, changes, written=not same), indent=2))

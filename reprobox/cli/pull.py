@@ -54,6 +54,7 @@ def pull(
     with BuildConsole(verbose=verbose, quiet=sharing.quiet) as console:
         result: Pulled
         if reference is None:
+            sharing.require_trust_of_the_image()
             chosen = variant.value if variant else None
             result = pull_locked(
                 lock, sharing.settings.value("image"), chosen, store=sharing.store, report=console, patience=limits

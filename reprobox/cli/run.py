@@ -31,13 +31,15 @@ from reprobox.runs.redaction import redacted_words
 from reprobox.runs.request import parse_pull, parse_request
 from reprobox.runs.store import RunStore, new_run_id
 from reprobox.runs.streams import Output
-from reprobox.settings import Settings
+from reprobox.settings import Origin, Settings
 from reprobox.sizes import human_size
+from reprobox.trust import mount_request, require_trust, setting_requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from reprobox.cli.choice import Choice
+    from reprobox.trust import Request
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -74,7 +76,10 @@ def launch(command: tuple[str, ...], values: Mapping[str, Any], *, debug: bool) 
         project,
         tuple(f"--{flag.dest.replace('_', '-')}" for flag in given if flag.container),
     )
+    require_trust(_followed(settings, request), project.root)
     tell = _teller(request)
+    # A project file may ask for silence, and does not get it where a person has to know.
+    warn = _teller(replace(request, quiet=request.quiet and settings.resolve("quiet").origin is not Origin.PROJECT))
     wanted = Wanted(
         run_id=new_run_id(),
         pull=parse_pull(values["pull"]),
@@ -100,20 +105,39 @@ def launch(command: tuple[str, ...], values: Mapping[str, Any], *, debug: bool) 
         if values["dry_run"]:
             _print_plan(plan, as_json=values["json"])
             return 0
-        return _carried_out(plan, choice, store, tell, debug=debug)
+        return _carried_out(plan, choice, store, tell, warn, debug=debug)
 
 
-def _carried_out(plan: RunPlan, choice: Choice, store: RunStore, tell: Callable[[str], None], *, debug: bool) -> int:
+def _followed(settings: Settings, request: RunRequest) -> list[Request]:
+    """Return what this run would follow of what the project asks for beyond its folder."""
+    if request.engine is EngineName.LOCAL:
+        return setting_requests(settings, ["engine"])
+    mounts = [mount_request(text, mount, request.project.root) for text, mount in request.mounts_of_the_file]
+    return [
+        *setting_requests(settings, ["image", "network", "shm_size"]),
+        *(one for one in mounts if one is not None),
+    ]
+
+
+def _carried_out(
+    plan: RunPlan,
+    choice: Choice,
+    store: RunStore,
+    tell: Callable[[str], None],
+    warn: Callable[[str], None],
+    *,
+    debug: bool,
+) -> int:
     """Carry the plan out, here or, detached, in a process of its own, which then minds the claim as well."""
 
     def carry_out(started: Callable[[], None] | None = None) -> int:
         with Interrupts(tell) as interrupts:
             manifest = first_manifest(plan, choice.engine.info(), choice.inventory)
             record = store.create(plan.run_id)
-            _introduce(plan, choice, tell)
+            _introduce(plan, choice, tell, warn)
             stdout = 1 if started is None else os.open(os.devnull, os.O_WRONLY)
             output = Output(stdout, ends_the_command=True)
-            outside = Outside(interrupts=interrupts, say=tell, output=output, started=started)
+            outside = Outside(interrupts=interrupts, say=tell, warn=warn, output=output, started=started)
             return execute(plan, choice.engine, record, manifest, outside)
 
     if not plan.request.detached:
@@ -159,10 +183,10 @@ def _print_plan(plan: RunPlan, *, as_json: bool) -> None:
     console.print(knob_list(plan.recipe))
 
 
-def _introduce(plan: RunPlan, choice: Choice, tell: Callable[[str], None]) -> None:
+def _introduce(plan: RunPlan, choice: Choice, tell: Callable[[str], None], warn: Callable[[str], None]) -> None:
     """Say what will be used that the person may not have chosen."""
     if plan.request.engine is EngineName.LOCAL:
-        tell(
+        warn(
             f"run {plan.run_id} on this machine itself: its files, packages, users and network are not isolated, "
             f"and only the recipe is applied{_which_python(plan)}",
         )

@@ -82,9 +82,20 @@ class Sharing:
         given = self.settings.resolve("image")
         # In a project with a lock, the project file names the repository alone.
         by_lock = given.origin is Origin.PROJECT and (self.folder / LOCK_NAME).exists()
+        if not by_lock:
+            self.require_trust_of_the_image()
         named: str = given.value if given.value and not by_lock else default_image(self.store, variant, self.folder)
         self.engine.image(named)
         return named
+
+    def require_trust_of_the_image(self) -> None:
+        """Refuse an image, or its registry, that the project file alone names, until the person has allowed it.
+
+        :raises UsageError: naming it.
+        """
+        from reprobox.trust import require_trust, setting_requests
+
+        require_trust(setting_requests(self.settings, ["image"]), self.folder)
 
     def variant_of(self, image: str) -> str:
         """Return what the image says it computes on; empty where it is no image of reprobox's."""

@@ -18,13 +18,14 @@ from reprobox.images.uv import environment_for_uv, folder_for_uv, run_uv
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["Requirements", "normalised", "read_requirements"]
+__all__ = ["Requirements", "index_options", "normalised", "read_requirements"]
 
 _LARGEST: Final = 8 << 20
 _HASH: Final = re.compile(r"\s--hash=sha256:([0-9a-f]{64})")
 _INDEX_OPTION: Final = re.compile(
     r"(-i|--index-url|--extra-index-url|-f|--find-links|--no-index|--trusted-host)(?=[\s=]|$)"
 )
+_PYLOCK: Final = re.compile(r"pylock(\.[^.]+)?\.toml")
 _FILE_OPTION: Final = re.compile(r"(-r|--requirement|-c|--constraint)[\s=]\s*(.+)")
 
 
@@ -65,11 +66,28 @@ def read_requirements(given: str | tuple[str, ...], root: Path) -> Requirements:
         return _of_uv_lock(path)
     if path.name == "pyproject.toml":
         return _made(_dependencies(_toml(path), path), source=given)
-    if re.fullmatch(r"pylock(\.[^.]+)?\.toml", path.name):
+    if _PYLOCK.fullmatch(path.name):
         return _of_pylock(_toml(path), given)
     listed = _Listed()
     listed.take(path)
     return _made(listed.lines, source=given, constraints=listed.constraints, options=listed.options)
+
+
+def index_options(given: str | tuple[str, ...], root: Path) -> tuple[str, ...]:
+    """Return the lines about indexes that :func:`read_requirements` would, and do nothing else: no uv is started.
+
+    :raises UsageError: the file cannot be read.
+    """
+    if isinstance(given, tuple) or _is_another_kind(root / given):
+        return ()
+    listed = _Listed()
+    listed.take(root / given)
+    return tuple(listed.options)
+
+
+def _is_another_kind(path: Path) -> bool:
+    """Whether a file is none of pip's requirements files, and so has no lines about indexes that are followed."""
+    return path.name in ("uv.lock", "pyproject.toml") or bool(_PYLOCK.fullmatch(path.name))
 
 
 def normalised(text: str, *, source: str) -> str:

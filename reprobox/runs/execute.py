@@ -24,11 +24,11 @@ from reprobox.runs.hashes import file_hashes
 from reprobox.runs.interrupts import SIGNAL_BASE, Interrupted, Interrupts, reaches
 from reprobox.runs.logs import RunLogs
 from reprobox.runs.manifest import Outcome, now
+from reprobox.runs.plan import kept_from_boxes
 from reprobox.runs.redaction import redacted_message
 from reprobox.runs.secrets import write_secrets
 from reprobox.runs.store import HANDED_OVER, SELFTEST_FAILED
 from reprobox.runs.streams import Input, Output, Terminal
-from reprobox.selftest.certificate import certificates_folder
 from reprobox.selftest.proof import Subject, prove
 
 if TYPE_CHECKING:
@@ -48,11 +48,13 @@ STAGE_POLL_SECONDS = 0.02
 class Outside:
     """What a run is connected to at this end.
 
-    ``say`` tells a person a line. ``started`` is called once the command has taken the box over.
+    ``say`` tells a person a line, and ``warn`` one that only the person can silence, no project file.
+    ``started`` is called once the command has taken the box over.
     """
 
     interrupts: Interrupts
     say: Callable[[str], None]
+    warn: Callable[[str], None] | None = None
     output: Output = field(default_factory=Output)
     started: Callable[[], None] | None = None
 
@@ -108,7 +110,7 @@ def execute(plan: RunPlan, engine: Engine, record: RunRecord, manifest: dict[str
                 return 0
             logs.close()
         except SelfTestError as error:
-            finish(record, manifest, outside.interrupts.after_the_end(), outside.say)
+            finish(record, manifest, outside.interrupts.after_the_end(), outside.say, outside.warn)
             update(
                 outcome=str(Outcome.REFUSED),
                 stage=SELFTEST_FAILED,
@@ -133,7 +135,7 @@ def execute(plan: RunPlan, engine: Engine, record: RunRecord, manifest: dict[str
         except BaseException as error:
             stage = record.stage()
             if not isinstance(error, EngineUnavailable):  # then the box may live, and with it what it was given
-                finish(record, manifest, outside.interrupts.after_the_end(), outside.say)
+                finish(record, manifest, outside.interrupts.after_the_end(), outside.say, outside.warn)
             update(
                 outcome=str(Outcome.FAILED),
                 stage=stage,
@@ -143,7 +145,7 @@ def execute(plan: RunPlan, engine: Engine, record: RunRecord, manifest: dict[str
                 message=str(error) or type(error).__name__,
             )
             raise
-        receipts = finish(record, manifest, outside.interrupts.after_the_end(), outside.say)
+        receipts = finish(record, manifest, outside.interrupts.after_the_end(), outside.say, outside.warn)
         if plan.recipe.profile is not Profile.OFF and record.stage() == HANDED_OVER:
             outside.say(receipts.summary())
         update(**conclude(ended, record.stage(), outside.say))
@@ -248,8 +250,8 @@ def _prove(plan: RunPlan, engine: Engine, record: RunRecord, outside: Outside) -
 
 
 def _make_caches(plan: RunPlan) -> None:
-    # The certificates' folder is one of the mounts where the command could otherwise make it.
-    guarded = [folder for folder in [certificates_folder()] if any(m.source == str(folder) for m in plan.box.mounts)]
+    # These folders are among the mounts where the command could otherwise make them.
+    guarded = [folder for folder in kept_from_boxes() if any(m.source == str(folder) for m in plan.box.mounts)]
     for folder in (*plan.caches, *guarded):
         try:
             if not folder.is_dir():

@@ -10,6 +10,7 @@ from reprobox.errors import BoxError, CommandNotExecutable, CommandNotFound, Usa
 from reprobox.runs.hashes import file_hashes
 from reprobox.runs.interrupts import SIGNAL_BASE
 from reprobox.runs.manifest import Outcome, now
+from reprobox.runs.project_files import changes_told, project_file_changes
 from reprobox.runs.receipts import Receipts, read_receipts
 from reprobox.runs.secrets import remove_secrets
 from reprobox.runs.store import HANDED_OVER
@@ -34,8 +35,11 @@ def finish(
     manifest: dict[str, Any],
     stop: Callable[[], object] = lambda: False,
     say: Callable[[str], None] = lambda _line: None,
+    warn: Callable[[str], None] | None = None,
 ) -> Receipts:
     """Take over what the box reported, remove what was made for it alone, and note receipt and outputs in ``manifest``.
+
+    What the run did to project files is noted as well, and ``warn`` is told (``say`` where there is none).
 
     :param stop: asked while the outputs are hashed; where it says yes, the others are left out, and ``say`` is told.
     """
@@ -43,6 +47,10 @@ def finish(
     remove_secrets(record)
     receipts = read_receipts(record.folder)
     manifest["receipt"] = receipts.to_json()
+    changes = project_file_changes(manifest.get("project_files"), Path(manifest["project"]))
+    manifest["project_file_changes"] = changes
+    if (line := changes_told(changes)) is not None:
+        (warn or say)(line)
     stopped = False
 
     def enough() -> bool:

@@ -290,7 +290,7 @@ def _stay_with(
     logs.close()
     manifest["streams"] = logs.to_json()
     manifest["start"] = manifest.get("start") or started
-    finish(record, manifest)
+    finish(record, manifest, say=say)
     manifest.update(conclude(ended, record.stage(), say))
 
 

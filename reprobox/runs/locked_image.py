@@ -13,6 +13,7 @@ from reprobox.images.project_name import project_name
 from reprobox.reference import parse as parse_reference
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from reprobox.engines import Engine, ImageInfo
@@ -27,6 +28,7 @@ class LockedChoice:
 
     :param repository: HOST/NAME of the registry that has the image; ``None`` where the project names none.
     :param pull: ``never`` neither pulls nor builds; ``always`` pulls even what is here.
+    :param before_it_is_built: called where the image has to be built; it may raise.
     """
 
     lock: Lock
@@ -34,6 +36,7 @@ class LockedChoice:
     variant: Variant
     repository: str | None
     pull: str
+    before_it_is_built: Callable[[], None] = lambda: None
 
 
 def locked_variant(lock: Lock, *, gpus: bool, asked: bool) -> Variant:
@@ -71,6 +74,7 @@ def locked_image(engine: Engine, wanted: LockedChoice, report: Reporter) -> tupl
         )
     if fetched is not None:
         return fetched, _checked(engine.pull(fetched, report.say, None), fetched, locked)
+    wanted.before_it_is_built()
     report.say(f"the image of {LOCK_NAME} is not on this machine; building it")
     from reprobox.images import BuildRequest
     from reprobox.images.project import build_project  # what a build needs takes longer to import than to decide this

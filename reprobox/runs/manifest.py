@@ -11,6 +11,7 @@ from reprobox import __version__
 from reprobox.engines import EngineName
 from reprobox.host import git_facts, host_facts
 from reprobox.runs.plan import options_to_json
+from reprobox.runs.project_files import project_files
 from reprobox.runs.redaction import redacted, redacted_words
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ def first_manifest(plan: RunPlan, engine: EngineInfo, inventory: Inventory) -> d
             ],
         },
         "git": git_facts(request.project.root),
+        "project_files": project_files(request.project.root),
+        "project_file_changes": None,
         "environment": redacted(request.environment, request.secrets.values()),
         "secrets": sorted(request.secrets),
         "mounts": [

@@ -16,16 +16,18 @@ from reprobox.knobs import environment_of
 from reprobox.project import WORKSPACE, Project
 from reprobox.recipe import Profile, Recipe, SelfTest, draw_seed, world_size
 from reprobox.runs.mounts import BOX_HOME
+from reprobox.runs.project_files import protected_files
 from reprobox.runs.redaction import redacted, redacted_words
 from reprobox.runs.secrets import SECRETS, secrets_folder
 from reprobox.selftest.certificate import certificates_folder
+from reprobox.trust_folder import trust_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from reprobox.gpus import Gpu
 
-__all__ = ["BOX_HOME", "BOX_RUN_DIR", "RUN_LABEL", "RunPlan", "RunRequest", "make_plan"]
+__all__ = ["BOX_HOME", "BOX_RUN_DIR", "RUN_LABEL", "RunPlan", "RunRequest", "kept_from_boxes", "make_plan"]
 
 BOX_RUN_DIR = "/run/reprobox/run"
 BOX_CACHE = "/run/reprobox/cache"
@@ -43,7 +45,8 @@ class RunRequest:
     ``outputs`` are paths in the project whose hashes are recorded before and after. ``cache`` names a cache of
     downloaded models and the like that runs share. ``log`` says whether the output is kept beside the record.
     ``selftest`` says when the determinism self-test comes before the command.
-    ``container_flags`` are the flags typed that only a container can follow.
+    ``container_flags`` are the flags typed that only a container can follow. ``mounts_of_the_file`` are those of
+    ``mounts`` that the project file asks for, each with its text there.
     """
 
     command: tuple[str, ...]
@@ -54,6 +57,7 @@ class RunRequest:
     directory: str | None = None
     name: str | None = None
     mounts: tuple[Mount, ...] = ()
+    mounts_of_the_file: tuple[tuple[str, Mount], ...] = ()
     environment: Mapping[str, str | None] = field(default_factory=dict)
     network: str | None = None
     shm_bytes: int | None = None
@@ -260,7 +264,7 @@ def _container(
     if secrets is not None:
         own.append(Mount(source=str(secrets), target=SECRETS, read_only=True))
     mounts = [*(mount for mount in own if mount.target not in taken), *request.mounts]
-    mounts += _guarded(mounts, request.mounts, run_folder.parents[1])
+    mounts += _guarded(mounts, request.mounts, run_folder.parents[1], protected_files(request.project.root))
     # A mount inside another must come after it.
     mounts = sorted(mounts, key=lambda mount: mount.target.count("/"))
     scratch = {path: options for path, options in _scratch(uid, gid).items() if path not in taken}
@@ -294,27 +298,42 @@ def _container(
     return box
 
 
-def _guarded(mounts: Sequence[Mount], theirs: Sequence[Mount], records: Path) -> list[Mount]:
+def kept_from_boxes() -> list[Path]:
+    """Return the folders of reprobox's own that no command may write: what they hold, later starts believe."""
+    allowed = trust_folder()
+    return [certificates_folder(), *([] if allowed is None else [allowed])]
+
+
+def _guarded(
+    mounts: Sequence[Mount], theirs: Sequence[Mount], records: Path, project_files: Sequence[Path]
+) -> list[Mount]:
     """Return read-only mounts over what is reprobox's own wherever ``mounts`` would let the command write it.
 
-    Over the runs' records: it could rewrite them, or leave links that lead reprobox's own writes elsewhere. And over the
-    certificates: it could forge the proof that the next start believes.
+    Over the runs' records: it could rewrite them, or leave links that lead reprobox's own writes elsewhere. Over the
+    project file and the lock: they say what the next run does. And over the certificates and the lists of what a person
+    allowed: it could forge what the next start believes.
 
-    :raises UsageError: for a mount of the records themselves.
+    :raises UsageError: for a mount of the records, or of these files, themselves.
     """
     for mount in theirs:
-        if mount.kind == "bind" and Path(mount.source).is_relative_to(records) and not mount.read_only:
+        if mount.kind != "bind" or mount.read_only:
+            continue
+        if Path(mount.source).is_relative_to(records):
             raise UsageError(f"{mount.source} holds the records of runs", remedy="mount it read-only (:ro)")
-    return [
+        if Path(mount.source) in project_files:
+            raise UsageError(f"{mount.source} says what runs do", remedy="mount it read-only (:ro)")
+    taken = {mount.target for mount in mounts}
+    guards = [
         Mount(
             source=str(own),
             target=posixpath.join(mount.target, own.relative_to(mount.source).as_posix()),
             read_only=True,
         )
         for mount in mounts
-        for own in (records, certificates_folder())
+        for own in (records, *project_files, *kept_from_boxes())
         if mount.kind == "bind" and not mount.read_only and own.is_relative_to(mount.source)
     ]
+    return [guard for guard in guards if guard.target not in taken]  # something else already lies there
 
 
 def _refuse_what_is_no_text(box: BoxSpec) -> None:

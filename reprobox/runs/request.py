@@ -61,8 +61,9 @@ def parse_request(
         *((f"--mount {text}", parse_mount(text, project.directory)) for text in texts("mount")),
         *((f"--tmpfs {text}", parse_tmpfs(text)) for text in texts("tmpfs")),
     ]
-    if not local:
-        mounts = [*_mounts_of_the_project(settings, project, {mount.target for _, mount in mounts}), *mounts]
+    taken = {mount.target for _, mount in mounts}
+    of_the_file = () if local else _mounts_of_the_project(settings, project, taken)
+    mounts = [*((f"mounts {text}", mount) for text, mount in of_the_file), *mounts]
     for given, mount in mounts:
         checked_inside_the_project(mount.target, project.root, given)
     terminal = bool(values.get("tty"))
@@ -78,6 +79,7 @@ def parse_request(
         directory=values.get("workdir"),
         name=None if values.get("name") is None else parse_name(values["name"]),
         mounts=tuple(mount for _, mount in mounts if isinstance(mount, Mount)),
+        mounts_of_the_file=of_the_file,
         tmpfs=dict(mount for _, mount in mounts if isinstance(mount, Tmpfs)),
         environment={name: value for name, value in environment.items() if name not in {*secrets, *hidden}},
         secrets={**{name: os.fsencode(value) for name, value in hidden.items()}, **secrets},
@@ -110,10 +112,10 @@ def parse_pull(text: str | None) -> Pull:
         raise UsageError(error.message, remedy=error.remedy) from error
 
 
-def _mounts_of_the_project(settings: Settings, project: Project, taken: set[str]) -> list[tuple[str, Mount | Tmpfs]]:
+def _mounts_of_the_project(settings: Settings, project: Project, taken: set[str]) -> tuple[tuple[str, Mount], ...]:
     """Return what the project file mounts, but for targets that the command line gives to something else."""
-    given = [(f"mounts {text}", parse_volume(text, project.root, "mounts")) for text in settings.project.mounts]
-    return [(name, mount) for name, mount in given if mount.target not in taken]
+    given = [(text, parse_volume(text, project.root, "mounts")) for text in settings.project.mounts]
+    return tuple((text, mount) for text, mount in given if mount.target not in taken)
 
 
 def _outputs(typed: list[str], settings: Settings, project: Project) -> tuple[str, ...]:

@@ -88,6 +88,10 @@ def test_a_team_shares_an_image_by_the_digest_in_the_lock(cli, docker_client, na
         "lock": "reprobox.lock",
     }
     cli.write("reprobox.toml", f'image = "{name}"\n')
+    refused = cli.reprobox("pull", "reprobox.lock", "-q", check=False)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert f"you have not allowed it: image = {name};" in refused.stderr
+    cli.trust()
     assert cli.reprobox("pull", "reprobox.lock", "-q").stdout == f"{name}@{digest}\n", "the project says where"
 
 

@@ -32,7 +32,8 @@ class Cli:
     def __init__(self, folder, engine):
         self.folder = folder
         self.engine = engine
-        self.environment = {**clean_environment(), "REPROBOX_SELFTEST": "off"}
+        own = {"REPROBOX_SELFTEST": "off", "XDG_STATE_HOME": str(folder.parent / f"{folder.name}-state")}
+        self.environment = {**clean_environment(), **own}
         (folder / "reprobox.toml").write_text("")
 
     def write(self, name, text, *, executable=False):
@@ -84,6 +85,12 @@ class Cli:
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=30)
+
+    def trust(self, text=None, **options):
+        """Allow what the project asks for, with ``text`` as its project file where it is given."""
+        if text is not None:
+            self.write("reprobox.toml", text)
+        return self.reprobox("trust", **options)
 
     def boxes(self):
         """Return the ids of this project's containers, whatever their state."""

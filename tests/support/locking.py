@@ -26,7 +26,8 @@ class Place:
     def __init__(self, folder, cache, environment=None):
         self.folder, self.cache = folder, cache
         folder.mkdir(parents=True, exist_ok=True)
-        self.environment = {**clean_environment(), "XDG_CACHE_HOME": str(cache), **(environment or {})}
+        own = {"XDG_CACHE_HOME": str(cache), "XDG_STATE_HOME": str(folder.parent / f"{folder.name}-state")}
+        self.environment = {**clean_environment(), **own, **(environment or {})}
 
     @property
     def path(self):

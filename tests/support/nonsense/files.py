@@ -12,7 +12,7 @@ FOLDER = b"<folder>"
 
 GOOD_TOML = [
     *(b"", b"# nothing\n", b"\r\n", b'gpus = "none"'),
-    b'seed = 7\nprofile = "fast"\nthreads = 2\nfill = false\nnetwork = "none"\nshm-size = "1g"\nquiet = true',
+    b'seed = 7\nprofile = "fast"\nthreads = 2\nfill = false\nnetwork = "none"\nquiet = true',
 ]
 BAD_TOML = list(map(str.encode, [
     "[tool.reprobox]\nseed = 'x'", "tool = 1", f"seed = '{NINES}'", "seed =", "seed = -1", "seed = 1.5",
