@@ -195,6 +195,8 @@ class Settings:
         self._flags = flags
         self._environment = environment
         self._file = file
+        self.has_file = bool(file)
+        """Whether a project file says anything at all."""
         self.project = ProjectFile.parse(file)
         """What the project file says beside settings."""
 

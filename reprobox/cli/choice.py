@@ -22,7 +22,6 @@ from reprobox.runs.store import new_run_id
 from reprobox.selftest.boxes import remove_left
 from reprobox.selftest.proof import Subject
 from reprobox.settings import SETTINGS, Origin, Resolved, Settings, switch_text
-from reprobox.trust import require_trust, sdist_requests, setting_requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -121,6 +120,8 @@ def gpu_rules(values: Mapping[str, Any]) -> GpuRules:
 @contextlib.contextmanager
 def find_subject(values: Mapping[str, Any]) -> Iterator[Subject]:
     """Give what a self-test with these flags is of; its GPUs are claimed until the end of the ``with`` block."""
+    from reprobox.trust import require_trust, setting_requests
+
     project = Project.find(Path())
     settings = Settings.load(setting_texts(values), project.root)
     entries = [line for path in values["env_file"] or [] for line in parse_env_file(Path(path))]
@@ -231,6 +232,7 @@ def _locked(
     # Most runs have no lock, and do not wait for what reads and builds them.
     from reprobox.images.lockfile import LOCK_NAME, read_lock
     from reprobox.runs.locked_image import LockedChoice, locked_image, locked_variant, refuse_another
+    from reprobox.trust import require_trust, sdist_requests
 
     lock = read_lock(wanted.project / LOCK_NAME)
     if lock is None:

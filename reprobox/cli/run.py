@@ -33,13 +33,11 @@ from reprobox.runs.store import RunStore, new_run_id
 from reprobox.runs.streams import Output
 from reprobox.settings import Origin, Settings
 from reprobox.sizes import human_size
-from reprobox.trust import mount_request, require_trust, setting_requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from reprobox.cli.choice import Choice
-    from reprobox.trust import Request
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -76,7 +74,8 @@ def launch(command: tuple[str, ...], values: Mapping[str, Any], *, debug: bool) 
         project,
         tuple(f"--{flag.dest.replace('_', '-')}" for flag in given if flag.container),
     )
-    require_trust(_followed(settings, request), project.root)
+    if settings.has_file:
+        _require_trust(settings, request)
     tell = _teller(request)
     # A project file may ask for silence, and does not get it where a person has to know.
     warn = _teller(replace(request, quiet=request.quiet and settings.resolve("quiet").origin is not Origin.PROJECT))
@@ -108,15 +107,17 @@ def launch(command: tuple[str, ...], values: Mapping[str, Any], *, debug: bool) 
         return _carried_out(plan, choice, store, tell, warn, debug=debug)
 
 
-def _followed(settings: Settings, request: RunRequest) -> list[Request]:
-    """Return what this run would follow of what the project asks for beyond its folder."""
+def _require_trust(settings: Settings, request: RunRequest) -> None:
+    """Refuse what this run would follow of what the project asks for beyond its folder, unless it was allowed."""
+    from reprobox.trust import mount_request, require_trust, setting_requests  # many project files ask for nothing
+
+    root = request.project.root
     if request.engine is EngineName.LOCAL:
-        return setting_requests(settings, ["engine"])
-    mounts = [mount_request(text, mount, request.project.root) for text, mount in request.mounts_of_the_file]
-    return [
-        *setting_requests(settings, ["image", "network", "shm_size"]),
-        *(one for one in mounts if one is not None),
-    ]
+        require_trust(setting_requests(settings, ["engine"]), root)
+        return
+    mounts = [mount_request(text, mount, root) for text, mount in request.mounts_of_the_file]
+    followed = setting_requests(settings, ["image", "network", "shm_size"])
+    require_trust([*followed, *(one for one in mounts if one is not None)], root)
 
 
 def _carried_out(

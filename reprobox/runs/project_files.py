@@ -10,11 +10,11 @@ import json
 import os
 import stat
 import tomllib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 __all__ = ["changes_told", "project_file_changes", "project_files", "protected_files"]
 
@@ -22,8 +22,9 @@ OWN: Final = ("reprobox.toml", "reprobox.lock")
 """Files that are reprobox's alone, so that no command has to write them in a box."""
 
 _SHARED: Final = "pyproject.toml"
+_NAMES: Final = (*OWN, _SHARED)
 _NOT_LOOKED_INTO: Final = (".git", ".reprobox")
-_MOST_ENTRIES: Final = 50_000
+_MOST_ENTRIES: Final = 20_000
 _MOST_FILES: Final = 1000
 _LARGEST: Final = 1 << 20
 _MOST_BYTES: Final = 4 << 20
@@ -49,7 +50,7 @@ def project_files(root: Path) -> dict[str, str]:
     """Return a digest of each project file and lock at or below ``root``, by its path there.
 
     Of a ``pyproject.toml`` its table ``[tool.reprobox]`` alone counts. Folders near the root are looked at first, and
-    50,000 entries, 1000 files and 4 MiB are the most; where there is more, the result has the key ``…``.
+    20,000 entries, 1000 files and 4 MiB are the most; where there is more, the result has the key ``…``.
     """
     found: dict[str, str] = {}
     budget = _MOST_BYTES
@@ -97,9 +98,9 @@ def changes_told(changes: Mapping[str, str]) -> str | None:
 
 def _candidates(root: Path) -> Iterator[Path | None]:
     """Give each path whose name is a project file's or lock's, nearest first; ``None`` where there is too much."""
-    entries, level = 0, [root]
+    entries, level = 0, [str(root)]
     while level:
-        below = []
+        below: list[str] = []
         for folder in level:
             try:
                 with os.scandir(folder) as listed:
@@ -108,10 +109,11 @@ def _candidates(root: Path) -> Iterator[Path | None]:
                         if entries > _MOST_ENTRIES:
                             yield None
                             return
-                        if entry.name in (*OWN, _SHARED) and not entry.is_dir(follow_symlinks=False):
-                            yield folder / entry.name
-                        elif entry.is_dir(follow_symlinks=False) and entry.name not in _NOT_LOOKED_INTO:
-                            below.append(folder / entry.name)
+                        if entry.is_dir(follow_symlinks=False):
+                            if entry.name not in _NOT_LOOKED_INTO:
+                                below.append(entry.path)
+                        elif entry.name in _NAMES:
+                            yield Path(entry.path)
             except OSError:
                 continue  # no run can be started from a folder that cannot be read
         level = below

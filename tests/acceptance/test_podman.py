@@ -142,6 +142,18 @@ def test_the_command_cannot_touch_the_records_of_runs(podman):
     assert "Read-only file system" in done.stderr
 
 
+def test_the_command_cannot_write_the_project_file(podman):
+    path = podman.folder / "reprobox.toml"
+    for act in (
+        "echo x >> reprobox.toml",
+        "rm -f reprobox.toml",
+        "mv reprobox.toml away",
+        "touch new; mv new reprobox.toml",
+    ):
+        assert podman.run("sh", "-c", act, check=False).returncode != 0
+        assert path.read_text() == ""
+
+
 def test_the_network_is_there_when_it_is_not_switched_off(podman):
     seen = podman.run("python", "-c", "import socket; print(len(socket.if_nameindex()))", flags=("--network", "bridge"))
     assert seen.stdout == "2\n"
