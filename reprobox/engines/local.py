@@ -161,7 +161,7 @@ class LocalBox(Box):
             # What is left of its group may hold the pipes, and write on; as in a box, it ends with the command.
             self._pass_on_last_words(selector, write)
             # All that was in the pipes at the command's end or comes before this moment, and nothing later.
-            rest = {descriptor: _waiting(descriptor) for descriptor in selector.get_map()}
+            rest = {key.fd: _waiting(key.fd) for key in selector.get_map().values()}
             while any(rest.values()) and not self._left:
                 ready = [key for key in _ready(selector, 0) if rest.get(key.fd)]
                 if not ready:

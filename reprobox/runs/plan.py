@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reprobox.engines import GPUS_LABEL, RUN_LABEL, BoxOptions, BoxSpec, EngineName, ImageInfo, Mount
+from reprobox.engines import GPUS_LABEL, PROJECT_LABEL, RUN_LABEL, BoxOptions, BoxSpec, EngineName, ImageInfo, Mount
 from reprobox.errors import ImageNotFound, UsageError
 from reprobox.host import user_name
 from reprobox.knobs import environment_of
@@ -283,7 +283,7 @@ def _container(
         gpus=gpus,
         labels={
             RUN_LABEL: run_id,
-            "reprobox.project": str(request.project.root),
+            PROJECT_LABEL: str(request.project.root),
             **({GPUS_LABEL: ",".join(gpus)} if gpus else {}),
         },
         read_only=not request.writable,
