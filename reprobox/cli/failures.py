@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import traceback
 from typing import TYPE_CHECKING
 
 import typer
 
-from reprobox.cli.console import say
+from reprobox.cli.console import say, write_block
 from reprobox.errors import ReproboxError
 from reprobox.stopping import Stopped
 
@@ -77,11 +76,10 @@ def _help_of(error: typer.TyperException) -> str:
 
 
 def _print_traceback(detail: str | None) -> None:
-    traceback.print_exc()
+    write_block(traceback.format_exc())
     if detail:
-        sys.stderr.write(detail.rstrip() + "\n")
+        write_block(detail, "  ")
 
 
 def _say(line: str) -> None:
-    # What was typed may hold control characters, and a terminal would obey them.
-    say("".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(line.split())))
+    say(" ".join(line.split()))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reprobox.cli.console import raw_say, say, silent, table_console
+from reprobox.cli.console import cell, raw_say, say, silent, table_console
 from reprobox.cli.options import JsonOption
 from reprobox.errors import EngineError, RecordError, UsageError
 from reprobox.project import Project
@@ -47,7 +47,6 @@ def list_runs(as_json: JsonOption = False) -> None:
         return
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("run", "seed", "outcome", "exit", "engine", "command"):
@@ -55,7 +54,7 @@ def list_runs(as_json: JsonOption = False) -> None:
     for m in manifests:
         recipe, engine = m.get("recipe") or {}, m.get("engine") or {}
         cells = (m["id"], recipe.get("seed"), m.get("outcome"), m.get("exit_code"), engine.get("name"))
-        table.add_row(*(Text(_shown(cell)) for cell in cells), Text(" ".join(m.get("command") or ())))
+        table.add_row(*(cell(_shown(value)) for value in cells), cell(" ".join(m.get("command") or ())))
     table_console().print(table)
 
 
@@ -197,7 +196,6 @@ def _manifest_or_note(run_id: str, run: Any) -> dict[str, Any]:
 
 def _rendered(manifest: dict[str, Any]) -> Table:
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
@@ -205,9 +203,9 @@ def _rendered(manifest: dict[str, Any]) -> Table:
     for key, value in manifest.items():
         if isinstance(value, dict) and value:
             for inner, inner_value in value.items():
-                table.add_row(f"{key}.{inner}", Text(_shown(inner_value)))
+                table.add_row(cell(f"{key}.{inner}"), cell(_shown(inner_value)))
         else:
-            table.add_row(key, Text(" ".join(value) if key == "command" else _shown(value)))
+            table.add_row(cell(key), cell(" ".join(value) if key == "command" else _shown(value)))
     return table
 
 

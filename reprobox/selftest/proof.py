@@ -232,8 +232,39 @@ def _parsed(output: bytes | bytearray) -> dict[str, Any] | None:
         document = parse_json(bytes(output))
     except ValueError:
         return None
-    whole = isinstance(document, dict) and document.get("schema") == "reprobox.selftest/1" and "passed" in document
-    return document if whole else None
+    return document if _is_result(document) else None
+
+
+def _is_result(document: Any) -> bool:
+    """Say whether ``document`` holds what is read of it here: the image that made it may be another's."""
+    return (
+        isinstance(document, dict)
+        and document.get("schema") == "reprobox.selftest/1"
+        and isinstance(document.get("passed"), bool)
+        and isinstance(document.get("fingerprint"), dict)
+        and _are(document.get("failures"), lambda failure: isinstance(failure, str))
+        and _are(document.get("cases"), _is_case)
+        and _are(document.get("knobs"), lambda knob: isinstance(knob, dict) and isinstance(knob.get("verdict"), str))
+    )
+
+
+def _are(entries: Any, sound: Callable[[Any], bool]) -> bool:
+    return isinstance(entries, list) and all(map(sound, entries))
+
+
+def _is_case(case: Any) -> bool:
+    return (
+        isinstance(case, dict)
+        and all(isinstance(case.get(word), str) for word in ("name", "device", "dtype", "verdict"))
+        and isinstance(case.get("message", ""), str)
+        and isinstance(case.get("ms"), int | float)
+    )
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < MOST_OUTPUT:
+        raise ValueError(value)
+    return value
 
 
 class _Lines:
@@ -251,7 +282,7 @@ class _Lines:
             text = line.decode(errors="replace")
             try:
                 document = parse_json(text)
-                self._progress(document["case"], document["done"], document["total"])
+                self._progress(str(document["case"]), _count(document["done"]), _count(document["total"]))
             except (ValueError, KeyError, TypeError):
                 self.rest.append(text)
 
