@@ -12,7 +12,7 @@ import typer
 
 from reprobox.cli.console import cell, raw_say, say, silent, table_console
 from reprobox.cli.options import JsonOption
-from reprobox.errors import EngineError, RecordError, UsageError
+from reprobox.errors import EngineError, EngineUnavailable, RecordError, UsageError
 from reprobox.project import Project
 from reprobox.runs import later
 from reprobox.runs.interrupts import Interrupts
@@ -41,7 +41,8 @@ def runs(context: typer.Context, as_json: JsonOption = False) -> None:
 @app.command("list")
 def list_runs(as_json: JsonOption = False) -> None:
     """List the runs of this project, oldest first."""
-    manifests = [_manifest_or_note(run.id, run) for run in _store().list()]
+    away: set[str] = set()
+    manifests = [_manifest_or_note(run, away) for run in _store().list()]
     if as_json:
         print(json.dumps({"schema": "reprobox.runs/1", "runs": manifests}, indent=2))
         return
@@ -161,12 +162,20 @@ def _written(output: Output, stream: Stream, data: bytes) -> None:
         raise _NobodyReads
 
 
-def _completed(record: RunRecord) -> dict[str, Any]:
-    """Return a run's manifest, completed where the run is over and whoever minded it was killed."""
+def _completed(record: RunRecord, away: set[str] | None = None) -> dict[str, Any]:
+    """Return a run's manifest, completed where the run is over and whoever minded it was killed.
+
+    :param away: names of engines that do not answer: none is waited for twice. One that is found so is added.
+    """
     manifest = record.manifest()
+    engine = str((manifest.get("engine") or {}).get("name"))
+    if away is not None and engine in away:
+        return manifest
     try:
         return later.complete_if_over(record, manifest, silent)
-    except (EngineError, RecordError):
+    except (EngineError, RecordError) as error:
+        if away is not None and isinstance(error, EngineUnavailable):
+            away.add(engine)
         return manifest  # what is on record can be shown without the engine, and with another than the run's
 
 
@@ -186,12 +195,12 @@ def _store() -> RunStore:
     return RunStore(Project.find(Path()).root)
 
 
-def _manifest_or_note(run_id: str, run: Any) -> dict[str, Any]:
+def _manifest_or_note(run: RunRecord, away: set[str]) -> dict[str, Any]:
     try:
-        return _completed(run)
+        return _completed(run, away)
     except RecordError as error:
         # One unreadable record must not hide the others.
-        return {"id": run_id, "outcome": "unreadable", "message": str(error)}
+        return {"id": run.id, "outcome": "unreadable", "message": str(error)}
 
 
 def _rendered(manifest: dict[str, Any]) -> Table:
