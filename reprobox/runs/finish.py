@@ -46,7 +46,7 @@ def finish(
     remove_secrets(record)
     receipts = read_receipts(record.folder)
     manifest["receipt"] = receipts.to_json()
-    changes = project_file_changes(manifest.get("project_files"), Path(manifest["project"]))
+    changes = project_file_changes(manifest.get("project_files"), record.project)
     manifest["project_file_changes"] = changes
     if (line := changes_told(changes)) is not None:
         (warn or say)(line)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import resource
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from reprobox.errors import BoxError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["LONGEST_BYTES", "refuse_what_is_too_long", "stack_of_this_process"]
+    from reprobox.engines.base import Ulimit
+
+__all__ = ["LONGEST_BYTES", "refuse_what_is_too_long", "stack_of_a_box", "stack_of_this_process"]
 
 LONGEST_BYTES = 131_072
 """MAX_ARG_STRLEN: one word, or one variable with its name, with the NUL byte that ends it."""
@@ -30,13 +33,13 @@ def refuse_what_is_too_long(
     command: Sequence[str],
     environment: Mapping[str, str | None],
     secrets: Mapping[str, bytes],
-    inherited: Mapping[str, str] | None = None,
-    stack: int | None = None,
+    inherited: Mapping[str, str] = MappingProxyType({}),
+    stack: int = USUAL_STACK_BYTES,
 ) -> None:
     """Refuse what no program can be started with, before anything is started.
 
     :param inherited: this machine's variables, where the command gets them too.
-    :param stack: the limit of the command's stack in bytes, where one is set.
+    :param stack: the limit of the command's stack in bytes.
     :raises BoxError: naming the word, the variable or the secret.
     """
     words = {f"word {number} of the command": os.fsencode(word) for number, word in enumerate(command, 1)}
@@ -51,7 +54,7 @@ def refuse_what_is_too_long(
                 f"{LONGEST_BYTES - 1} at most",
                 remedy="give it in a file",
             )
-    others = sum(len(os.fsencode(f"{n}={v}")) + 1 + POINTER_BYTES for n, v in (inherited or {}).items())
+    others = sum(len(os.fsencode(f"{n}={v}")) + 1 + POINTER_BYTES for n, v in inherited.items())
     total = OURS_BYTES + others + sum(length + POINTER_BYTES for length in parts.values())
     most = _most(stack)
     if total > most:
@@ -69,5 +72,13 @@ def stack_of_this_process() -> int:
     return 4 * MOST_BYTES if limit == resource.RLIM_INFINITY else limit
 
 
-def _most(stack: int | None) -> int:
-    return max(LEAST_BYTES, min(MOST_BYTES, (USUAL_STACK_BYTES if stack is None else stack) // 4))
+def stack_of_a_box(ulimits: Iterable[Ulimit]) -> int:
+    """Return the limit of a box's stack in bytes: the one that was asked for, or the usual one."""
+    asked = [limit.soft for limit in ulimits if limit.name == "stack"]
+    if not asked:
+        return USUAL_STACK_BYTES
+    return asked[0] if asked[0] >= 0 else 4 * MOST_BYTES
+
+
+def _most(stack: int) -> int:
+    return max(LEAST_BYTES, min(MOST_BYTES, stack // 4))

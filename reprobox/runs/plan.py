@@ -15,7 +15,7 @@ from reprobox.host import user_name
 from reprobox.knobs import environment_of
 from reprobox.project import WORKSPACE, Project
 from reprobox.recipe import Profile, Recipe, SelfTest, draw_seed, world_size
-from reprobox.runs.lengths import refuse_what_is_too_long, stack_of_this_process
+from reprobox.runs.lengths import refuse_what_is_too_long, stack_of_a_box, stack_of_this_process
 from reprobox.runs.mounts import BOX_HOME
 from reprobox.runs.project_files import protected_files
 from reprobox.runs.redaction import redacted, redacted_words
@@ -167,14 +167,8 @@ def make_plan(
     gpus = tuple(gpu.uuid for gpu in request.gpus)
     caches = _caches(request, image)
     secrets = secrets_folder(run_id) if request.secrets and not local else None
-    stacks = [limit.soft for limit in request.options.ulimits if limit.name == "stack" and limit.soft >= 0]
-    refuse_what_is_too_long(
-        request.command,
-        environment,
-        request.secrets,
-        inherited=os.environ if local else None,
-        stack=stack_of_this_process() if local else next(iter(stacks), None),
-    )
+    stack = stack_of_this_process() if local else stack_of_a_box(request.options.ulimits)
+    refuse_what_is_too_long(request.command, environment, request.secrets, os.environ if local else {}, stack)
     if local:
         _refuse_what_local_cannot(request)
         box = BoxSpec(

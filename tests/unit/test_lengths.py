@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from reprobox.engines.base import Ulimit
 from reprobox.errors import BoxError
-from reprobox.runs.lengths import LONGEST_BYTES, refuse_what_is_too_long
+from reprobox.runs.lengths import LONGEST_BYTES, refuse_what_is_too_long, stack_of_a_box
 
 
 def test_a_word_that_is_too_long_is_named():
@@ -45,3 +46,9 @@ def test_words_that_are_too_many_altogether_are_refused_with_the_longest():
     refuse_what_is_too_long(words, {}, {}, stack=64 << 20)
     with pytest.raises(BoxError, match="altogether"):
         refuse_what_is_too_long(["true"], {}, {}, inherited={"A": "x" * (3 << 20)})
+
+
+def test_the_stack_of_a_box_is_the_one_that_was_asked_for():
+    assert stack_of_a_box(()) == 8 << 20
+    assert stack_of_a_box((Ulimit(name="stack", soft=1 << 20, hard=-1), Ulimit(name="core", soft=0, hard=0))) == 1 << 20
+    assert stack_of_a_box((Ulimit(name="stack", soft=-1, hard=-1),)) == 24 << 20
