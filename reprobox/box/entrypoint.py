@@ -332,5 +332,7 @@ def _is_python(program: str, environment: Mapping[str, str]) -> bool:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(f"reprobox: {line}\n")
+    # A word of a command may hold control characters, and a terminal would obey them.
+    words = line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    sys.stderr.write(f"reprobox: {words}\n")
     sys.stderr.flush()

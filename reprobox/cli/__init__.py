@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import NoReturn
@@ -16,14 +17,22 @@ def main() -> None:
         # Scripts and prompts ask for it; parsing a command line would take five times as long.
         from reprobox import __version__
 
-        print(f"reprobox {__version__}")
-        return
+        _print_version(f"reprobox {__version__}\n")
     try:
         from reprobox.cli.app import run_app
 
         code = run_app(sys.argv[1:])
     except KeyboardInterrupt:
         code = 130
+    _leave(code)
+
+
+def _print_version(line: str) -> NoReturn:
+    code = 0
+    try:
+        sys.stdout.write(line)
+    except OSError as error:  # without a buffer (PYTHONUNBUFFERED)
+        code = _lost(error)
     _leave(code)
 
 
@@ -40,6 +49,15 @@ def _leave(code: int) -> NoReturn:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:  # closed by the caller
                 stream.flush()
-    except (OSError, ValueError):
-        code = code or 141  # nobody reads, or the disk is full: what was to be said is lost
+    except (OSError, ValueError) as error:
+        code = code or _lost(error)
     os._exit(code)
+
+
+def _lost(error: OSError | ValueError) -> int:
+    """Tell why what was to be shown is lost, and return the exit code for it: 141 where nobody reads, as of a signal."""
+    if not isinstance(error, OSError) or error.errno == errno.EPIPE:
+        return 141
+    from reprobox.cli.failures import tell_full
+
+    return tell_full(error)

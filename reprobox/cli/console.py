@@ -11,21 +11,46 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
+    from rich.text import Text
 
-__all__ = ["BuildConsole", "raw_say", "say", "silent", "table_console"]
+__all__ = ["BuildConsole", "cell", "printable", "raw_say", "say", "silent", "table_console", "write_block"]
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with every character escaped that a terminal would obey, or that would begin another line.
+
+    Names, commands, labels, receipts and an engine's words are other people's, and may hold anything.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def cell(text: str, style: str = "") -> Text:
+    """Return ``text`` for a table: escaped, and no markup."""
+    from rich.text import Text
+
+    return Text(printable(text), style=style)
 
 
 def say(line: str) -> None:
     """Tell a person ``line``, on stderr: stdout belongs to the command's own output."""
-    # A closed stderr, or one that nobody reads any more, is no reason to fail.
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        sys.stderr.write(f"reprobox: {line}\n")
-        sys.stderr.flush()
+    _write(f"reprobox: {printable(line)}\n")
 
 
 def raw_say(line: str) -> None:
     """Tell a person at a raw terminal, which goes down a line and not back to its beginning."""
-    say(line + "\r")
+    _write(f"reprobox: {printable(line)}\r\n")
+
+
+def write_block(text: str, indent: str = "") -> None:
+    """Write several lines as they are, but for what a terminal would obey: a traceback, a builder's output."""
+    _write("".join(f"{indent}{printable(line)}\n" for line in text.rstrip().expandtabs().split("\n")))
+
+
+def _write(text: str) -> None:
+    # A closed stderr, or one that nobody reads any more, is no reason to fail.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def silent(line: str) -> None:
@@ -69,7 +94,7 @@ class BuildConsole:
     def log(self, line: str) -> None:
         """Show a line of the builder's own output, where it was asked for."""
         if self.verbose and not self.quiet:
-            sys.stderr.write(f"  {line.rstrip()}\n")
+            write_block(line, "  ")
 
     def progress(self, label: str, done: int, total: int | None) -> None:
         """Show that ``done`` of ``total`` bytes or steps of ``label`` are through."""
@@ -77,7 +102,9 @@ class BuildConsole:
             return
         if self._progress is not None:
             if label not in self._tasks:
-                self._tasks[label] = self._progress.add_task(label, total=total)
+                from rich.markup import escape
+
+                self._tasks[label] = self._progress.add_task(escape(printable(label)), total=total)
             self._progress.update(self._tasks[label], completed=done, total=total)
             return
         finished = total is not None and done >= total

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reprobox.cli.console import say, table_console
+from reprobox.cli.console import printable, say, table_console
 from reprobox.cli.options import JsonOption
 from reprobox.project import settings_folder
 from reprobox.settings import Settings
@@ -84,9 +84,9 @@ def _print(console: Console, check: Check, finding: Finding) -> None:
     verdict = str(finding.verdict)
     mark = f"{_marks()[verdict]} {verdict}"
     width = max(len(known.name) for known in CHECKS)
-    seen = _printable(finding.seen)
+    seen = _on_a_line(finding.seen)
     if not console.is_terminal:
-        more = f"; {_printable(finding.remedy)}" if finding.remedy else ""
+        more = f"; {_on_a_line(finding.remedy)}" if finding.remedy else ""
         line = f"{mark:<9}  {check.name:<{width}}  {seen}{more}"
         console.print(Text(line), soft_wrap=True)
         return
@@ -96,7 +96,7 @@ def _print(console: Console, check: Check, finding: Finding) -> None:
     row.add_column(overflow="fold")
     words = Text(seen)
     if finding.remedy:
-        words.append(f"\n→ {_printable(finding.remedy)}" if _speaks_unicode() else f"\n-> {_printable(finding.remedy)}")
+        words.append(f"\n→ {_on_a_line(finding.remedy)}" if _speaks_unicode() else f"\n-> {_on_a_line(finding.remedy)}")
     row.add_row(Text(mark, style=_STYLES[verdict]), Text(check.name), words)
     console.print(row)
 
@@ -109,6 +109,5 @@ def _speaks_unicode() -> bool:
     return (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
 
 
-def _printable(text: str) -> str:
-    # Names of files and an engine's words may hold control characters, and a terminal would obey them.
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
+def _on_a_line(text: str) -> str:
+    return printable(" ".join(text.split()))

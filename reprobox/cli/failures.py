@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
-import sys
 import traceback
 from typing import TYPE_CHECKING
 
 import typer
 
-from reprobox.cli.console import say
-from reprobox.errors import ReproboxError
+from reprobox.cli.console import say, write_block
+from reprobox.errors import OutputError, ReproboxError
 from reprobox.stopping import Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["guarded", "nobody_reads"]
+__all__ = ["guarded", "nobody_reads", "tell_full"]
 
 UNEXPECTED_EXIT = 125
 BROKEN_PIPE_EXIT = 141
@@ -46,13 +46,19 @@ def guarded(work: Callable[[], object], *, debug: bool) -> int:
             raise
         return nobody_reads()
     except Exception as error:
-        if debug:
-            _print_traceback(None)
-        _say(
-            f"reprobox itself failed ({type(error).__name__}: {error}); run it again with `reprobox --debug` and report this"
-        )
-        return UNEXPECTED_EXIT
+        return _unexpected(error, debug=debug)
     return code if isinstance(code, int) else 0
+
+
+def _unexpected(error: Exception, *, debug: bool) -> int:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+        return tell_full(error)
+    if debug:
+        _print_traceback(None)
+    _say(
+        f"reprobox itself failed ({type(error).__name__}: {error}); run it again with `reprobox --debug` and report this"
+    )
+    return UNEXPECTED_EXIT
 
 
 def _tell_misuse(error: typer.TyperException) -> None:
@@ -70,6 +76,13 @@ def nobody_reads() -> int:
     return BROKEN_PIPE_EXIT
 
 
+def tell_full(error: OSError) -> int:
+    """Tell that stdout cannot be written, write no more of it, and return the exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    _say(f"what was to be shown cannot be written ({error.strerror}); make room where the output goes")
+    return OutputError.exit_code
+
+
 def _help_of(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "reprobox"
@@ -77,11 +90,10 @@ def _help_of(error: typer.TyperException) -> str:
 
 
 def _print_traceback(detail: str | None) -> None:
-    traceback.print_exc()
+    write_block(traceback.format_exc())
     if detail:
-        sys.stderr.write(detail.rstrip() + "\n")
+        write_block(detail, "  ")
 
 
 def _say(line: str) -> None:
-    # What was typed may hold control characters, and a terminal would obey them.
-    say("".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(line.split())))
+    say(" ".join(line.split()))

@@ -10,6 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from reprobox.cli.console import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -62,9 +64,7 @@ def rendered(overview: Overview, *, width: int, topology: bool = False, unicode:
         view.line("   ".join(f"{name} {value or _NOT_SUPPORTED}" for name, value in versions))
     ]
     if not overview.gpus:
-        return Group(
-            *parts, Text(_printable(f"no GPUs: {inventory.missing}")), Text(_printable(inventory.remedy or ""))
-        )
+        return Group(*parts, Text(printable(f"no GPUs: {inventory.missing}")), Text(printable(inventory.remedy or "")))
     parts += [
         *view.head(),
         *(row for state in overview.gpus for row in view.gpu(state)),
@@ -110,7 +110,7 @@ class _View:
         self._widths = (_READINGS[0] + min(max(spare, 0), _MORE_FOR_THE_NAME), *_READINGS[1:])
 
     def line(self, text: str, style: str = "") -> Text:
-        return Text(_printable(text), style=style, no_wrap=True, overflow=self._overflow)
+        return Text(printable(text), style=style, no_wrap=True, overflow=self._overflow)
 
     def _lines(self, texts: Iterable[str], style: str = "") -> Text:
         return Text("\n", no_wrap=True, overflow=self._overflow).join(self.line(text, style) for text in texts)
@@ -144,7 +144,7 @@ class _View:
             profile = one.name.rpartition(" MIG ")[2]
             cells = [self.line(f"{gpu.index}:{number}".rjust(_INSTANCE[0])), self.line(profile)]
             # The UUID is what the instance is chosen by: it is never cut off.
-            cells += [Text(_printable(one.uuid), overflow="fold"), self.line(_memory(one))]
+            cells += [Text(printable(one.uuid), overflow="fold"), self.line(_memory(one))]
             extra = self._widths[0] - _READINGS[0]
             yield from self._with_state(cells, (*_INSTANCE[:3], _INSTANCE[3] + extra), instance, _INSTANCE_GAP)
 
@@ -152,7 +152,7 @@ class _View:
         self, cells: list[Text], widths: tuple[int, ...], state: GpuState, gap: int = _GAP
     ) -> Iterator[RenderableType]:
         word, words = state_words(state)
-        text = Text(_printable(words), style=_STYLES[word])
+        text = Text(printable(words), style=_STYLES[word])
         yield self._row(cells, widths, text if self._beside else None, gap)
         if not self._beside:
             yield Padding(text, (0, 0, 0, _INDENT))
@@ -255,8 +255,3 @@ def _memory(gpu: Gpu) -> str:
 
 def _of(used: str, total: str) -> str:
     return _NOT_SUPPORTED if used == total == _NOT_SUPPORTED else f"{used}/{total}"
-
-
-def _printable(text: str) -> str:
-    # Any user can start a process, or a box with a label, called anything; a terminal would obey it.
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

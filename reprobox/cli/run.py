@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reprobox.cli.choice import Wanted, choose, gpu_rules, setting_texts
-from reprobox.cli.console import raw_say, say, silent, table_console
+from reprobox.cli.console import cell, raw_say, say, silent, table_console
 from reprobox.cli.failures import guarded
 from reprobox.cli.flags import FLAGS, RunCommand, takes
 from reprobox.cli.recipe import knob_list, knobs
@@ -170,14 +170,13 @@ def _print_plan(plan: RunPlan, *, as_json: bool) -> None:
         print(json.dumps({**document, "knobs": knobs(plan.recipe)}, indent=2))
         return
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for key in ("engine", "image", "command", "directory", "user", "mounts", "network", "shm_bytes", "gpus"):
         value = document[key]
-        table.add_row(key, Text(shlex.join(value) if key == "command" else json.dumps(value)))
+        table.add_row(key, cell(shlex.join(value) if key == "command" else json.dumps(value)))
     console = table_console()
     console.print(table)
     console.print()

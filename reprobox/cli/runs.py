@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reprobox.cli.console import raw_say, say, silent, table_console
+from reprobox.cli.console import cell, raw_say, say, silent, table_console
 from reprobox.cli.options import JsonOption
-from reprobox.errors import EngineError, RecordError, UsageError
+from reprobox.errors import EngineError, EngineUnavailable, RecordError, UsageError
 from reprobox.project import Project
 from reprobox.runs import later
 from reprobox.runs.interrupts import Interrupts
@@ -41,13 +41,13 @@ def runs(context: typer.Context, as_json: JsonOption = False) -> None:
 @app.command("list")
 def list_runs(as_json: JsonOption = False) -> None:
     """List the runs of this project, oldest first."""
-    manifests = [_manifest_or_note(run.id, run) for run in _store().list()]
+    away: set[str] = set()
+    manifests = [_manifest_or_note(run, away) for run in _store().list()]
     if as_json:
         print(json.dumps({"schema": "reprobox.runs/1", "runs": manifests}, indent=2))
         return
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("run", "seed", "outcome", "exit", "engine", "command"):
@@ -55,7 +55,7 @@ def list_runs(as_json: JsonOption = False) -> None:
     for m in manifests:
         recipe, engine = m.get("recipe") or {}, m.get("engine") or {}
         cells = (m["id"], recipe.get("seed"), m.get("outcome"), m.get("exit_code"), engine.get("name"))
-        table.add_row(*(Text(_shown(cell)) for cell in cells), Text(" ".join(m.get("command") or ())))
+        table.add_row(*(cell(_shown(value)) for value in cells), cell(" ".join(m.get("command") or ())))
     table_console().print(table)
 
 
@@ -162,12 +162,20 @@ def _written(output: Output, stream: Stream, data: bytes) -> None:
         raise _NobodyReads
 
 
-def _completed(record: RunRecord) -> dict[str, Any]:
-    """Return a run's manifest, completed where the run is over and whoever minded it was killed."""
+def _completed(record: RunRecord, away: set[str] | None = None) -> dict[str, Any]:
+    """Return a run's manifest, completed where the run is over and whoever minded it was killed.
+
+    :param away: names of engines that do not answer: none is waited for twice. One that is found so is added.
+    """
     manifest = record.manifest()
+    engine = str((manifest.get("engine") or {}).get("name"))
+    if away is not None and engine in away:
+        return manifest
     try:
         return later.complete_if_over(record, manifest, silent)
-    except (EngineError, RecordError):
+    except (EngineError, RecordError) as error:
+        if away is not None and isinstance(error, EngineUnavailable):
+            away.add(engine)
         return manifest  # what is on record can be shown without the engine, and with another than the run's
 
 
@@ -187,17 +195,16 @@ def _store() -> RunStore:
     return RunStore(Project.find(Path()).root)
 
 
-def _manifest_or_note(run_id: str, run: Any) -> dict[str, Any]:
+def _manifest_or_note(run: RunRecord, away: set[str]) -> dict[str, Any]:
     try:
-        return _completed(run)
+        return _completed(run, away)
     except RecordError as error:
         # One unreadable record must not hide the others.
-        return {"id": run_id, "outcome": "unreadable", "message": str(error)}
+        return {"id": run.id, "outcome": "unreadable", "message": str(error)}
 
 
 def _rendered(manifest: dict[str, Any]) -> Table:
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
@@ -205,9 +212,9 @@ def _rendered(manifest: dict[str, Any]) -> Table:
     for key, value in manifest.items():
         if isinstance(value, dict) and value:
             for inner, inner_value in value.items():
-                table.add_row(f"{key}.{inner}", Text(_shown(inner_value)))
+                table.add_row(cell(f"{key}.{inner}"), cell(_shown(inner_value)))
         else:
-            table.add_row(key, Text(" ".join(value) if key == "command" else _shown(value)))
+            table.add_row(cell(key), cell(" ".join(value) if key == "command" else _shown(value)))
     return table
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reprobox.cli.choice import find_subject
-from reprobox.cli.console import BuildConsole, say
+from reprobox.cli.console import BuildConsole, cell, say
 from reprobox.cli.flags import FLAGS, GPU_FLAGS, RunCommand, takes
 from reprobox.errors import CertificateError, SelfTestError, UsageError
 from reprobox.recipe import Profile
@@ -147,7 +147,6 @@ def _print(document: Mapping[str, Any]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("case", "device", "dtype", "verdict"):
@@ -155,20 +154,20 @@ def _print(document: Mapping[str, Any]) -> None:
     table.add_column("ms", justify="right")
     for case in document["cases"]:
         verdict = case["verdict"] if "message" not in case else f"{case['verdict']}: {case['message']}"
-        table.add_row(case["name"], case["device"], case["dtype"], Text(verdict), f"{case['ms']:.0f}")
+        words = (case["name"], case["device"], case["dtype"], verdict, f"{case['ms']:.0f}")
+        table.add_row(*(cell(str(word)) for word in words))
     console = Console()
     console.print(table)
     verdicts = [case["verdict"] for case in document["cases"]]
     counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
     in_force = sum(knob["verdict"] == "in force" for knob in document["knobs"])
-    console.print(Text(f"{counts}; {in_force} of {len(document['knobs'])} knobs read back in force"))
+    console.print(cell(f"{counts}; {in_force} of {len(document['knobs'])} knobs read back in force"))
 
 
 def _print_comparison(comparison: Comparison, *, whole: bool) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("case", "compared", "largest deviation"):
@@ -177,13 +176,13 @@ def _print_comparison(comparison: Comparison, *, whole: bool) -> None:
         row for row in comparison.cases if whole or row[1] != "only there"
     ]  # of a few cases, the others are not missed
     for name, agreement, deviation in rows:
-        table.add_row(Text(name), agreement, "" if not deviation else f"{deviation:.3g}")
+        table.add_row(cell(name), agreement, "" if not deviation else f"{deviation:.3g}")
     console = Console()
     console.print(table)
     agreements = [agreement for _, agreement, _ in rows]
-    console.print(Text(", ".join(f"{agreements.count(a)} {a}" for a in dict.fromkeys(agreements))))
+    console.print(cell(", ".join(f"{agreements.count(a)} {a}" for a in dict.fromkeys(agreements))))
     for name, (ours, other) in comparison.fingerprints.items():
-        console.print(Text(f"{name}: here {_shown(ours)}, there {_shown(other)}"))
+        console.print(cell(f"{name}: here {_shown(ours)}, there {_shown(other)}"))
 
 
 def _shown(value: Any) -> str:

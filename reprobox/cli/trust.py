@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reprobox.cli.console import say, silent
+from reprobox.cli.console import printable, say, silent
 from reprobox.cli.options import JsonOption, QuietOption
 from reprobox.errors import UsageError
 
@@ -70,7 +70,7 @@ def _show(trusted: Trusted, tell: Callable[[str], None], *, as_json: bool, print
         print(digest)
     else:
         for request in listed:
-            print(request)
+            print(printable(str(request)))
         tell(_verdict(trusted.root, len(listed)))
 
 
@@ -97,9 +97,9 @@ def _list_all(*, as_json: bool) -> None:
         return
     for one in every:
         for digest, listed in one.lists.items():
-            print(f"{one.root} {digest}: {', '.join(map(str, listed))}")
+            print(printable(f"{one.root} {digest}: {', '.join(map(str, listed))}"))
         if one.typed:
-            print(f"{one.root} typed: {', '.join(map(str, one.typed))}")
+            print(printable(f"{one.root} typed: {', '.join(map(str, one.typed))}"))
 
 
 def _pairs(requests: Iterable[Request]) -> list[dict[str, str]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from reprobox.engines.base import (
     GPUS_LABEL,
+    PROJECT_LABEL,
     RUN_LABEL,
     Box,
     BoxOptions,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GPUS_LABEL",
+    "PROJECT_LABEL",
     "RUN_LABEL",
     "Box",
     "BoxOptions",

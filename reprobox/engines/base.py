@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GPUS_LABEL",
+    "PROJECT_LABEL",
     "RUN_LABEL",
     "Box",
     "BoxOptions",
@@ -39,6 +40,9 @@ Stream = Literal["stdout", "stderr"]
 
 RUN_LABEL = "reprobox.run"
 """The label every box carries: the id of its run."""
+
+PROJECT_LABEL = "reprobox.project"
+"""The label of a run's box: the folder of its project."""
 
 GPUS_LABEL = "reprobox.gpus"
 """The label of every box that was given GPUs: their UUIDs, in the order asked for, with commas."""
@@ -253,6 +257,9 @@ class FoundBox(Box, Protocol):
     Leaving the ``with`` block removes it only after a block without an error, and once it is known to have ended
     (:meth:`wait`) or never to have started (:meth:`started`); else it is left to itself.
     """
+
+    project: str | None = None
+    """The folder of the project whose run it is, by its label; ``None`` where it has none."""
 
     @property
     def running(self) -> bool:

@@ -16,6 +16,7 @@ from reprobox.engines import classic
 from reprobox.engines.base import (
     GPUS_LABEL,
     NEVER_STARTED_SECONDS,
+    PROJECT_LABEL,
     RUN_LABEL,
     Box,
     BoxSpec,
@@ -221,6 +222,7 @@ class DockerEngine(Engine):
             stdin=bool(config["OpenStdin"]),
             ends_input=bool(config["StdinOnce"]),
             found=True,
+            project=(config.get("Labels") or {}).get(PROJECT_LABEL),
             removal=f"{self.name} rm -f {found[0]['Names'][0].lstrip('/')}",
         )
 

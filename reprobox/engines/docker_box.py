@@ -51,6 +51,7 @@ class DockerBox(FoundBox):
         ends_input: bool = True,
         wants_gpus: bool = False,
         found: bool = False,
+        project: str | None = None,
         removal: str = "",
     ) -> None:
         self.client = client
@@ -60,6 +61,7 @@ class DockerBox(FoundBox):
         self.ends_input = ends_input
         self.wants_gpus = wants_gpus
         self.found = found
+        self.project = project
         self.removal = removal
         self._over = False
         self._attached: Any = None

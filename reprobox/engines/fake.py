@@ -97,6 +97,8 @@ class FakeEngine(Engine):
 class FakeBox(Box):
     """A box that never was: ``events`` lists the verbs in the order they were called."""
 
+    project: str | None = None
+
     def __init__(self, spec: BoxSpec, script: Script) -> None:
         self.spec = spec
         self.script = script

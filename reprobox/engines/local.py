@@ -34,6 +34,12 @@ STOP_GRACE_SECONDS = 10
 LAST_WORDS_SECONDS = 0.5
 """How long the output of processes that a command left behind is still read. All of its own is, however long that takes."""
 
+QUIET_SECONDS = 0.2
+"""After so long without output from what a command left behind, no more is waited for."""
+
+TICK_SECONDS = 0.05
+"""How much one look at the output counts at most: more has passed where this process was stopped (SIGSTOP, Ctrl-Z)."""
+
 _CHUNK = 1 << 16
 _LAUNCHER = Path(reprobox.box.__file__).with_name("local.py")
 _TAKE_TERMINAL = (
@@ -150,24 +156,27 @@ class LocalBox(Box):
         with selectors.DefaultSelector() as selector:
             for descriptor, stream in self._outputs.items():
                 selector.register(descriptor, selectors.EVENT_READ, stream)
-            rest: dict[int, int] | None = None
-            deadline = 0.0
-            while selector.get_map() and not self._left:
-                ready = selector.select(timeout=0.2)
-                if rest is None and process.poll() is not None:
-                    deadline = time.monotonic() + LAST_WORDS_SECONDS
-                    rest = {descriptor: _waiting(descriptor) for descriptor in self._outputs}
-                # What is left of its group may hold the pipes, and write on; as in a box, it ends with the command.
-                if rest is not None and (not ready or (time.monotonic() > deadline and not any(rest.values()))):
+            while process.poll() is None and selector.get_map() and not self._left:
+                _pass_on(_ready(selector, QUIET_SECONDS), selector, write)
+            # What is left of its group may hold the pipes, and write on; as in a box, it ends with the command.
+            self._pass_on_last_words(selector, write)
+            # All that was in the pipes at the command's end or comes before this moment, and nothing later.
+            rest = {key.fd: _waiting(key.fd) for key in selector.get_map().values()}
+            while any(rest.values()) and not self._left:
+                ready = [key for key in _ready(selector, 0) if rest.get(key.fd)]
+                if not ready:
                     return
-                for key, _ in ready:
-                    data = _read(key.fd)
-                    if rest is not None:
-                        rest[key.fd] = max(0, rest[key.fd] - len(data)) if data else 0
-                    if data:
-                        write(key.data, data)
-                    else:
-                        selector.unregister(key.fd)
+                for descriptor, length in _pass_on(ready, selector, write).items():
+                    rest[descriptor] = max(0, rest[descriptor] - length) if length else 0
+
+    def _pass_on_last_words(self, selector: selectors.BaseSelector, write: Callable[[Stream, bytes], None]) -> None:
+        spent = quiet = 0.0
+        while spent < LAST_WORDS_SECONDS and quiet < QUIET_SECONDS and selector.get_map() and not self._left:
+            before = time.monotonic()
+            came = _pass_on(_ready(selector, TICK_SECONDS), selector, write)
+            step = min(time.monotonic() - before, TICK_SECONDS)
+            spent += step
+            quiet = 0.0 if came else quiet + step
 
     def feed(self, data: bytes) -> None:
         view = memoryview(data)
@@ -233,6 +242,29 @@ class LocalBox(Box):
                 with contextlib.suppress(OSError):
                     os.close(descriptor)
         self._terminal = self._input = None
+
+
+def _ready(selector: selectors.BaseSelector, seconds: float) -> list[selectors.SelectorKey]:
+    """Return what can be read, waiting up to ``seconds``.
+
+    A wait that a stop broke off has looked at nothing when its time is over (epoll_wait returns EINTR, signal(7)).
+    """
+    return [key for key, _ in selector.select(seconds) or selector.select(0)]
+
+
+def _pass_on(
+    ready: list[selectors.SelectorKey], selector: selectors.BaseSelector, write: Callable[[Stream, bytes], None]
+) -> dict[int, int]:
+    """Read each of ``ready`` once and write what came; return how much of each that was, 0 at its end."""
+    lengths = {}
+    for key in ready:
+        data = _read(key.fd)
+        lengths[key.fd] = len(data)
+        if data:
+            write(key.data, data)
+        else:
+            selector.unregister(key.fd)
+    return lengths
 
 
 def _waiting(descriptor: int) -> int:

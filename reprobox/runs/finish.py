@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reprobox.errors import BoxError, CommandNotExecutable, CommandNotFound, UsageError
@@ -47,7 +46,7 @@ def finish(
     remove_secrets(record)
     receipts = read_receipts(record.folder)
     manifest["receipt"] = receipts.to_json()
-    changes = project_file_changes(manifest.get("project_files"), Path(manifest["project"]))
+    changes = project_file_changes(manifest.get("project_files"), record.project)
     manifest["project_file_changes"] = changes
     if (line := changes_told(changes)) is not None:
         (warn or say)(line)
@@ -58,7 +57,8 @@ def finish(
         stopped = stopped or bool(stop())
         return stopped
 
-    manifest["outputs"] = file_hashes(Path(manifest["project"]), manifest.get("outputs") or {}, enough)
+    # Not where the manifest says: one that came with a repository may name any folder.
+    manifest["outputs"] = file_hashes(record.project, manifest.get("outputs") or {}, enough)
     if stopped:
         say("a signal came while the outputs were hashed, so the hashes of some are not on record")
     return receipts

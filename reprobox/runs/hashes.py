@@ -36,22 +36,26 @@ def parse_artefact(text: str, project: Project, flag: str) -> str:
 def file_hashes(root: Path, paths: Iterable[str], stop: Callable[[], object] = lambda: False) -> dict[str, str | None]:
     """Return the sha256 of each file at or below ``paths`` (relative to ``root``); ``None`` for what is no readable file.
 
-    Links are not followed: a command could have left one that leads out of the project.
+    Links are not followed: a command could have left one that leads out of the project. Nor are paths that do.
 
     :param stop: asked at every file and every MiB; once it says yes, what is not hashed yet stays ``None``. It may raise.
     """
-    return {name: _sha256(root / name, stop) for path in paths for name in _files(root, path)}
+    return {name: _sha256(root, root / name, stop) for path in paths for name in _files(root, path)}
 
 
 def _files(root: Path, path: str) -> Iterator[str]:
     start = root / path
-    if not _is_folder(start):
+    if not _is_inside(root, start) or not _is_folder(start):
         yield path
         return
     for folder, folders, names in os.walk(start):
         folders.sort()
         for name in sorted(names):
             yield (Path(folder) / name).relative_to(root).as_posix()
+
+
+def _is_inside(root: Path, path: Path) -> bool:
+    return Path(os.path.normpath(path)).is_relative_to(root)
 
 
 def _is_folder(path: Path) -> bool:
@@ -61,11 +65,11 @@ def _is_folder(path: Path) -> bool:
         return False  # nothing is there, or no file can have this name
 
 
-def _sha256(path: Path, stop: Callable[[], object]) -> str | None:
+def _sha256(root: Path, path: Path, stop: Callable[[], object]) -> str | None:
     if stop():
         return None
     try:
-        if path.parent.resolve() != path.parent:
+        if not _is_inside(root, path) or path.parent.resolve() != path.parent:
             return None
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb", buffering=0) as file:

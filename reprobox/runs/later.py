@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import stat
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +128,7 @@ def stop(record: RunRecord, seconds: int | None, say: Callable[[str], None]) -> 
     manifest = record.manifest()
     if not unfinished(record, manifest):
         return manifest
-    box = _engine_of(manifest).find(record.id)
+    box = _box_of(_engine_of(manifest), record)
     if box is not None and _has_started(box):
         box.stop(seconds)
     else:
@@ -198,7 +199,14 @@ def output(record: RunRecord) -> Iterator[tuple[Stream, bytes]]:
 
 def _logs(record: RunRecord) -> dict[Stream, Path]:
     streams: tuple[Stream, ...] = ("stdout", "stderr")
-    return {stream: path for stream in streams if (path := record.folder / f"{stream}.log").exists()}
+    return {stream: path for stream in streams if _is_file(path := record.folder / f"{stream}.log")}
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def _follow(record: RunRecord, write: Callable[[Stream, bytes], object]) -> None:
@@ -318,7 +326,7 @@ def _found(record: RunRecord, manifest: dict[str, Any]) -> tuple[Engine, FoundBo
     :raises RecordError: where another engine answers than the one the run was made by: that it has no box says nothing.
     """
     engine = _engine_of(manifest)
-    box = engine.find(record.id)
+    box = _box_of(engine, record)
     if box is None and (made_by := (manifest.get("engine") or {}).get("id")):
         answers = engine.info().details.get("id")
         if answers != made_by:
@@ -327,6 +335,17 @@ def _found(record: RunRecord, manifest: dict[str, Any]) -> tuple[Engine, FoundBo
                 remedy="ask as the user, and with the DOCKER_HOST, CONTAINER_HOST or docker context, that it was made with",
             )
     return engine, box
+
+
+def _box_of(engine: Engine, record: RunRecord) -> FoundBox | None:
+    """Return the run's box. :raises RecordError: where it is another project's: a record may have come with a repository."""
+    box = engine.find(record.id)
+    if box is not None and box.project not in (None, str(record.project)):
+        raise RecordError(
+            f"the box of run {record.id} is of another project ({box.project})",
+            remedy=f"look at it from there; to be rid of this record, remove {record.folder}",
+        )
+    return box
 
 
 def _engine_of(manifest: dict[str, Any]) -> Engine:

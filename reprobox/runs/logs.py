@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reprobox.engines.splice import Delivered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from reprobox.engines import Stream
 
@@ -22,7 +22,7 @@ TAIL_BYTES = 32 << 20
 """Of a longer output the first and the last 32 MiB are kept: how it began, and why it ended."""
 
 _CHUNK = 1 << 20
-_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class StreamLog:
@@ -138,7 +138,9 @@ def read_on(path: Path, position: int, *, head: int = HEAD_BYTES) -> Iterator[tu
 
 
 def _segments(path: Path) -> list[tuple[int, Path]]:
-    return sorted((offset, segment) for segment in path.parent.iterdir() if (offset := _offset(segment, path)))
+    with os.scandir(path.parent) as entries:
+        files = [Path(entry.path) for entry in entries if entry.is_file(follow_symlinks=False)]
+    return sorted((offset, file) for file in files if (offset := _offset(file, path)))
 
 
 def _offset(segment: Path, path: Path) -> int:

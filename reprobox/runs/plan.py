@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reprobox.engines import GPUS_LABEL, RUN_LABEL, BoxOptions, BoxSpec, EngineName, ImageInfo, Mount
+from reprobox.engines import GPUS_LABEL, PROJECT_LABEL, RUN_LABEL, BoxOptions, BoxSpec, EngineName, ImageInfo, Mount
 from reprobox.errors import ImageNotFound, UsageError
 from reprobox.host import user_name
 from reprobox.knobs import environment_of
 from reprobox.project import WORKSPACE, Project
 from reprobox.recipe import Profile, Recipe, SelfTest, draw_seed, world_size
+from reprobox.runs.lengths import refuse_what_is_too_long, stack_of_a_box, stack_of_this_process
 from reprobox.runs.mounts import BOX_HOME
 from reprobox.runs.project_files import protected_files
 from reprobox.runs.redaction import redacted, redacted_words
@@ -139,6 +140,7 @@ def make_plan(
     :param run_folder: where the run's record will be (made before the plan is carried out).
     :param image: the image found for the request; ``None`` on the local engine.
     :raises UsageError: where the request contradicts itself.
+    :raises BoxError: where a word, a variable or a secret is longer than a command can be given.
     """
     drawn = request.recipe.seed is None and request.recipe.profile is not Profile.OFF
     ranks = world_size({**os.environ, **_given(request.environment)})
@@ -165,6 +167,8 @@ def make_plan(
     gpus = tuple(gpu.uuid for gpu in request.gpus)
     caches = _caches(request, image)
     secrets = secrets_folder(run_id) if request.secrets and not local else None
+    stack = stack_of_this_process() if local else stack_of_a_box(request.options.ulimits)
+    refuse_what_is_too_long(request.command, environment, request.secrets, os.environ if local else {}, stack)
     if local:
         _refuse_what_local_cannot(request)
         box = BoxSpec(
@@ -283,7 +287,7 @@ def _container(
         gpus=gpus,
         labels={
             RUN_LABEL: run_id,
-            "reprobox.project": str(request.project.root),
+            PROJECT_LABEL: str(request.project.root),
             **({GPUS_LABEL: ",".join(gpus)} if gpus else {}),
         },
         read_only=not request.writable,

@@ -2,51 +2,48 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from reprobox.runs.receipt_reader import Ledger, Receipt, read_ledger, read_receipt
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-__all__ = ["Receipts", "read_receipts"]
+__all__ = ["MOST_RECEIPTS", "Receipts", "read_receipts"]
 
-SCHEMA = "reprobox.receipt/1"
+MOST_RECEIPTS = 10_000
+MOST_BYTES = 64 << 20
+"""Of a run's receipts no more are read: one is some kilobytes."""
 
-LARGEST_BYTES = 16 << 20
-"""A receipt of a day's training is some kilobytes."""
+MOST_EVENTS = 1000
+MOST_ESCAPED = 1000
+"""More different ones than these are counted, and not listed."""
 
-_PID = re.compile(r"[0-9]{1,10}")
-
-PLACE = ("file", "line")
-EVENT_FIELDS = {
-    "reseed": ("generator", "value", *PLACE),
-    "flag": ("flag", "after", *PLACE),
-    "knob": ("knob", "value", "wanted"),
-    "unseeded": ("generator", *PLACE),
-    "nondeterministic": ("op", *PLACE),
-    "split": ("what", *PLACE),
-    "pool": ("pool", "workers", *PLACE),
-    "entropy": ("source", *PLACE),
-}
-"""What the line shows of each kind of event."""
+_RECEIPT = re.compile(r"receipt-[A-Za-z0-9_.-]+\.json")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Receipts:
-    """Every receipt of a run, and the ledger in which each Python process that was reached signed.
+    """Every receipt of a run, merged, and the ledger in which each Python process that was reached signed.
 
-    ``signed`` are the process ids in the ledger; ``started`` maps each process that looked like Python to its command
-    line.
+    ``merged`` are the different events by kind, each with its fields, ``count`` and the number of ``processes`` that saw
+    it; ``more_events`` counts those that are not listed. ``signed`` are the process ids in the ledger; ``started`` maps
+    each process that looked like Python to its command line. ``unreadable`` counts the files that were passed over.
     """
 
-    processes: tuple[dict[str, Any], ...]
+    processes: int = 0
+    seeded: int = 0
+    merged: Mapping[str, list[dict[str, Any]]]
+    more_events: int = 0
+    start_methods: tuple[str, ...] = ()
+    generators: Mapping[str, str]
     signed: frozenset[int]
-    started: dict[int, str]
+    started: Mapping[int, str]
+    unreadable: int = 0
 
     @property
     def escaped(self) -> dict[int, str]:
@@ -55,31 +52,25 @@ class Receipts:
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         """Return the different events of ``kind`` over all processes; ``processes`` counts where each was seen."""
-        merged: dict[str, dict[str, Any]] = {}
-        for process in self.processes:
-            for event in process.get("events", ()):
-                if event.get("kind") != kind:
-                    continue
-                key = json.dumps({k: v for k, v in event.items() if k != "count"}, sort_keys=True)
-                known = merged.setdefault(key, {**event, "count": 0, "processes": 0})
-                known["count"] += event.get("count", 1)
-                known["processes"] += 1
-        return list(merged.values())
+        return self.merged.get(kind, [])
 
     def to_json(self) -> dict[str, Any]:
         """Return the merged receipt as the manifest holds it."""
-        kinds = sorted({e.get("kind", "?") for p in self.processes for e in p.get("events", ())})
+        escaped = sorted(self.escaped.items())
         return {
-            "processes": len(self.processes),
-            "events": {kind: self.events(kind) for kind in kinds},
-            "escaped": [{"pid": pid, "program": program} for pid, program in sorted(self.escaped.items())],
-            "start_methods": sorted({p["start_method"] for p in self.processes if p.get("start_method")}),
-            "generators": _main_generators(self.processes),
+            "processes": self.processes,
+            "events": {kind: self.merged[kind] for kind in sorted(self.merged)},
+            "more_events": self.more_events,
+            "escaped": [{"pid": pid, "program": program} for pid, program in escaped[:MOST_ESCAPED]],
+            "more_escaped": max(0, len(escaped) - MOST_ESCAPED),
+            "start_methods": sorted(self.start_methods),
+            "generators": dict(self.generators),
+            "unreadable": self.unreadable,
         }
 
     def summary(self) -> str:
         """Return the one line that ends a run."""
-        if not self.processes and not self.signed and not self.started:
+        if not self.processes and not self.signed and not self.started and not self.unreadable:
             return "receipt: no Python process was seen"
         parts = [
             *(_reseeds(self.events("reseed"))),
@@ -94,11 +85,13 @@ class Receipts:
             *(f"{_count(n, 'failure')} inside the hook" for n in [_total(self.events("failure"))] if n),
         ]
         if not parts:
-            seeded = sum(1 for p in self.processes if p.get("seeds"))
+            seeded = self.seeded
             parts = [f"{_count(seeded, 'process')} seeded, nothing changed" if seeded else "no generator was imported"]
+        if self.unreadable:
+            parts.append(f"{_count(self.unreadable, 'receipt')} could not be read")
         if self.escaped:
             parts.append(f"{_count(len(self.escaped), 'process')} escaped ({next(iter(self.escaped.values()))})")
-        elif not any(self.events(kind) for kind in ("hash-seed", "knob", "failure")):
+        elif not self.unreadable and not any(self.events(kind) for kind in ("hash-seed", "knob", "failure")):
             parts.append("nothing escaped")
         return f"receipt: {'; '.join(parts)}"
 
@@ -114,84 +107,75 @@ class Receipts:
 
 
 def read_receipts(folder: Path) -> Receipts:
-    """Read the receipts and the ledger in a run's folder; one that is torn or of a newer schema is passed over."""
-    processes = []
-    for path in sorted(folder.glob("receipt-*.json")):
-        try:
-            document = json.loads(_read(path))
-        except (OSError, ValueError, RecursionError):
-            continue
-        if _is_receipt(document):
-            processes.append(document)
-    signed, started = _read_ledger(folder / "ledger")
-    for process in processes:
-        for child in process.get("children", ()):
-            started[child["pid"]] = child["program"]
-    return Receipts(processes=tuple(processes), signed=frozenset(signed), started=started)
+    """Read the receipts and the ledger in a run's folder, each once.
 
-
-def _is_receipt(document: Any) -> bool:
-    """Say whether ``document`` holds what is read of it here: the program could write to the folder as well."""
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        return False
-    events, children = document.get("events", []), document.get("children", [])
-    return (
-        isinstance(document.get("start_ns"), int)
-        and isinstance(document.get("generators", {}), dict)
-        and isinstance(events, list)
-        and all(map(_is_event, events))
-        and isinstance(children, list)
-        and all(isinstance(c, dict) and isinstance(c.get("pid"), int) and _is_plain(c.get("program")) for c in children)
-        and _is_plain(document.get("start_method", ""))
-    )
-
-
-def _is_event(event: Any) -> bool:
-    return (
-        isinstance(event, dict)
-        and isinstance(event.get("kind"), str)
-        and isinstance(event.get("count", 1), int)
-        and all(field in event for field in EVENT_FIELDS.get(event["kind"], ()))
-        and all(map(_is_plain, event.values()))
-    )
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float)
-
-
-def _read(path: Path) -> bytes:
-    """Read a file that the command could have put there: a regular one of a bounded size, or nothing."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_BYTES:
-            raise ValueError(path)
-        return file.read(LARGEST_BYTES)
-
-
-def _read_ledger(path: Path) -> tuple[set[int], dict[int, str]]:
-    signed: set[int] = set()
-    started: dict[int, str] = {}
+    What is torn, of a newer schema, too large or something else is passed over and counted: the program could write to
+    the folder as well, and what it wrote must cost no more than a moment, and never the run its end.
+    """
+    receipts, unreadable = _read_all(folder)
     try:
-        lines = _read(path).decode(errors="replace").splitlines()
+        ledger = read_ledger(folder / "ledger")
+    except FileNotFoundError:
+        ledger = Ledger(signed=frozenset(), started={})
     except (OSError, ValueError):
-        return signed, started
-    for line in lines:
-        words = line.split(" ", 2)
-        if len(words) < 2 or not _PID.fullmatch(words[1]):
-            continue
-        if words[0] == "hook":
-            signed.add(int(words[1]))
-        elif words[0] == "main":
-            started[int(words[1])] = words[2] if len(words) > 2 else "?"
-    return signed, started
+        return _merged(receipts, None, unreadable + 1)
+    return _merged(receipts, ledger, unreadable)
 
 
-def _main_generators(processes: Iterable[dict[str, Any]]) -> dict[str, str]:
+def _read_all(folder: Path) -> tuple[list[Receipt], int]:
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder) if _RECEIPT.fullmatch(entry.name))
+    except OSError:
+        return [], 0
+    receipts, left, unreadable = [], MOST_BYTES, max(0, len(names) - MOST_RECEIPTS)
+    for name in names[:MOST_RECEIPTS]:
+        path = folder / name
+        try:
+            left -= path.lstat().st_size
+            receipt = read_receipt(path) if left >= 0 else None
+        except (OSError, ValueError):
+            receipt = None
+        if receipt is None:
+            unreadable += 1
+        else:
+            receipts.append(receipt)
+    return receipts, unreadable
+
+
+def _merged(receipts: list[Receipt], ledger: Ledger | None, unreadable: int) -> Receipts:
+    merged: dict[str, list[dict[str, Any]]] = {}
+    known: dict[str, dict[str, Any]] = {}
+    more = 0
+    for receipt in receipts:
+        for event in receipt.events:
+            key = event.key
+            if key not in known and len(known) >= MOST_EVENTS:
+                more += 1
+                continue
+            if key not in known:
+                known[key] = {"kind": event.kind, **event.fields, "count": 0, "processes": 0}
+                merged.setdefault(event.kind, []).append(known[key])
+            known[key]["count"] += event.count
+            known[key]["processes"] += 1
+    # Without the ledger nobody knows which of them signed.
+    children = {pid: program for receipt in receipts for pid, program in receipt.children.items()} if ledger else {}
+    return Receipts(
+        processes=len(receipts),
+        seeded=sum(receipt.seeded for receipt in receipts),
+        merged=merged,
+        more_events=more,
+        start_methods=tuple({receipt.start_method for receipt in receipts if receipt.start_method}),
+        generators=_main_generators(receipts),
+        signed=ledger.signed if ledger else frozenset(),
+        started={**ledger.started, **children} if ledger else {},
+        unreadable=unreadable,
+    )
+
+
+def _main_generators(receipts: Iterable[Receipt]) -> Mapping[str, str]:
     """Return the digests of the generators' states at the end of the first process that ended in order."""
-    done = sorted((p for p in processes if p.get("complete") and not p.get("lineage")), key=lambda p: p["start_ns"])
-    return dict(done[0].get("generators", {})) if done else {}
+    done = [receipt for receipt in receipts if receipt.complete and not receipt.lineage]
+    return min(done, key=lambda receipt: receipt.start_ns).generators if done else {}
 
 
 def _by_users(events: list[dict[str, Any]]) -> list[dict[str, Any]]:

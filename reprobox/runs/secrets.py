@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reprobox.errors import BoxError, UsageError
-from reprobox.files import read_at_most
+from reprobox.files import read_at_most, read_untrusted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -28,6 +28,7 @@ NOTE = "secrets.path"
 """The file of a record that says where its secrets are, while they are there."""
 
 _LARGEST = 1 << 20
+_LONGEST_PATH = 4096
 
 
 def parse_secrets(entries: Iterable[str], host: Mapping[str, str], directory: Path) -> dict[str, bytes]:
@@ -100,7 +101,7 @@ def remove_secrets(record: RunRecord) -> None:
     """Remove what :func:`write_secrets` wrote for a run, wherever its process found room for it."""
     note = record.folder / NOTE
     try:
-        folder = Path(note.read_text(encoding="utf-8"))
+        folder = Path(read_untrusted(note, _LONGEST_PATH).decode())
     except (OSError, UnicodeDecodeError):
         return
     if folder.name == f"reprobox-{os.getuid()}-{record.id}":

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import re
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from types import NoneType
-from typing import IO, TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from reprobox.errors import RecordError
-from reprobox.files import write_atomically, write_json
+from reprobox.files import open_untrusted, parse_json, read_untrusted, write_atomically, write_json
 from reprobox.runs.minder import Minder
 
 if TYPE_CHECKING:
@@ -24,12 +24,19 @@ __all__ = ["RunRecord", "RunStore", "new_run_id"]
 
 _ID = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{3}-[0-9a-f]{4}")
 _REPORT = re.compile(r"stage|ledger|selftest\.json|receipt-[A-Za-z0-9_.-]+\.json")
+LARGEST_MANIFEST = 16 << 20
+MOST_REPORTS = 20_000
+"""A box that leaves more files than this has those that are found first taken over."""
+
 SELFTEST_FAILED = "selftest-failed"
 STAGES = frozenset(("refused", SELFTEST_FAILED, "exec-failed", "exec"))
 """The stages a box records: how far it came before the command took its place, and why not further."""
 
 HANDED_OVER = "exec"
 """The stage that the entrypoint records just before the command takes its place."""
+
+_LONGEST_LOCK = 200
+LARGEST_EXIT_CODE = 255
 
 _LAST = re.compile(r"last(?:~([0-9]{1,9}))?")
 
@@ -48,6 +55,11 @@ class RunRecord:
     folder: Path
 
     @property
+    def project(self) -> Path:
+        """The project that it lies in, whatever its manifest says."""
+        return self.folder.parents[2]
+
+    @property
     def manifest_path(self) -> Path:
         """Where the manifest is."""
         return self.folder / "manifest.json"
@@ -55,15 +67,17 @@ class RunRecord:
     def manifest(self) -> dict[str, Any]:
         """Read the manifest. :raises RecordError: when it is missing or not a manifest."""
         try:
-            document = json.loads(self.manifest_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            document = parse_json(read_untrusted(self.manifest_path, LARGEST_MANIFEST))
+        except (OSError, ValueError) as error:
             raise RecordError(
                 f"the manifest of run {self.id} cannot be read ({error})",
                 remedy=f"look at {self.manifest_path}, or remove its folder",
             ) from error
         if not _is_manifest(document):
             raise RecordError(f"{self.manifest_path} is not a reprobox manifest", remedy="remove its folder")
-        for name, value in (("id", self.id), ("project", str(self.folder.parents[2])), ("exit_code", None)):
+        if document.get("id", self.id) != self.id:
+            raise RecordError(f"{self.manifest_path} is the manifest of another run", remedy="remove its folder")
+        for name, value in (("id", self.id), ("project", str(self.project)), ("exit_code", None)):
             document.setdefault(name, value)  # what its readers go by
         return document
 
@@ -124,9 +138,13 @@ class RunRecord:
     def collect(self) -> None:
         """Take over what the box reported, and nothing else: a command could have left links that lead elsewhere."""
         with contextlib.suppress(OSError):
-            for entry in os.scandir(self.reports):
-                if _REPORT.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-                    Path(entry.path).replace(self.folder / entry.name)
+            # A record that came with a repository may have a link in the place of each folder.
+            if self.reports.resolve() == self.project.resolve() / ".reprobox" / "runs" / self.id / "box" / "out":
+                for entry in islice(os.scandir(self.reports), MOST_REPORTS):
+                    if _REPORT.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                        Path(entry.path).replace(self.folder / entry.name)
+        with contextlib.suppress(OSError):
+            self.box_folder.unlink()  # a link, or a file
         shutil.rmtree(self.box_folder, ignore_errors=True)
         for stray in self.folder.glob(".manifest.json-*"):
             stray.unlink(missing_ok=True)
@@ -136,16 +154,24 @@ class RunRecord:
         """Hold the run: the lock ends with this process, however it ends, so that others see whether somebody minds it.
 
         Waits while another process holds it.
+
+        :raises RecordError: where the lock is no file: a record that came with a repository may hold a link.
         """
         path = self.folder / "lock"
         while True:
-            with path.open("a+") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if not _is_at(lock, path):
+            try:
+                descriptor = open_untrusted(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+            except OSError as error:
+                raise RecordError(
+                    f"run {self.id} cannot be locked ({error.strerror})", remedy=f"look at {path}, or remove its folder"
+                ) from error
+            with os.fdopen(descriptor, "r+b", buffering=0):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if not _is_at(descriptor, path):
                     continue  # whoever held it before has removed it: it is nobody's lock any more
                 with contextlib.suppress(OSError):  # a full disk; what is held is the lock, and not what it says
-                    os.truncate(lock.fileno(), 0)
-                    os.write(lock.fileno(), Minder.this().to_text().encode())
+                    os.truncate(descriptor, 0)
+                    os.write(descriptor, Minder.this().to_text().encode())
                 try:
                     yield
                 finally:
@@ -157,24 +183,24 @@ class RunRecord:
     def holder(self) -> Minder | None:
         """Return the process that holds the run, known or not, or ``None`` when nobody minds it."""
         try:
-            with (self.folder / "lock").open(encoding="ascii", errors="replace") as lock:
+            with os.fdopen(open_untrusted(self.folder / "lock"), "rb") as lock:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    return Minder.parse(lock.read())
+                    return Minder.parse(lock.read(_LONGEST_LOCK).decode("ascii", errors="replace"))
         except OSError:
             return None
         return None
 
     def await_holder(self) -> None:
         """Wait until nobody holds the run."""
-        with contextlib.suppress(FileNotFoundError), (self.folder / "lock").open() as lock:
+        with contextlib.suppress(OSError), os.fdopen(open_untrusted(self.folder / "lock"), "rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH)
 
 
-def _is_at(file: IO[str], path: Path) -> bool:
+def _is_at(descriptor: int, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
     except FileNotFoundError:
         return False
 
@@ -191,17 +217,31 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "streams": (dict, NoneType),
     "exit_code": (int, NoneType),
     "message": (str, NoneType),
+    "start": (str, NoneType),
+    "end": (str, NoneType),
 }
 """Of which kind each field is that is read again: somebody may have edited the file, or a disk damaged it."""
+
+_PARTS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
+    "engine": {"name": (str,), "id": (str, NoneType)},
+    "options": {"terminal": (bool,), "stdin": (bool,)},
+    "streams": {"stdout_bytes": (int,), "stderr_bytes": (int,)},
+}
 
 
 def _is_manifest(document: Any) -> TypeGuard[dict[str, Any]]:
     return (
         isinstance(document, dict)
-        and all(isinstance(document[name], kinds) for name, kinds in _KINDS.items() if name in document)
+        and _has_kinds(document, _KINDS)
+        and all(_has_kinds(document.get(name) or {}, kinds) for name, kinds in _PARTS.items())
         and document.get("schema", "").startswith("reprobox.manifest/")
         and all(isinstance(word, str) for word in document.get("command", ()))
+        and 0 <= (document.get("exit_code") or 0) <= LARGEST_EXIT_CODE
     )
+
+
+def _has_kinds(document: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> bool:
+    return all(type(document[name]) in allowed for name, allowed in kinds.items() if name in document)
 
 
 class RunStore:
@@ -228,13 +268,13 @@ class RunStore:
 
     def list(self) -> list[RunRecord]:
         """Return every run, oldest first."""
-        if not self.folder.is_dir():
+        try:
+            with os.scandir(self.folder) as entries:
+                # Not by a link: another project's run is that project's to complete and to remove.
+                names = [e.name for e in entries if _ID.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        return [
-            RunRecord(id=path.name, folder=path)
-            for path in sorted(self.folder.iterdir())
-            if _ID.fullmatch(path.name) and path.is_dir()
-        ]
+        return [RunRecord(id=name, folder=self.folder / name) for name in sorted(names)]
 
     def find(self, reference: str) -> RunRecord:
         """Return the run meant by ``reference``: a unique beginning of its id, ``last``, or ``last~2``.

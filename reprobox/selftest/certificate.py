@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from platformdirs import user_cache_path
 
 from reprobox.errors import CertificateError
-from reprobox.files import write_json
+from reprobox.files import parse_json, read_at_most, write_json
 from reprobox.recipe import Profile
 from reprobox.selftest.fingerprint import differences, key
 
@@ -25,6 +24,8 @@ __all__ = ["Agreement", "Certificate", "Comparison", "Tolerance", "certificates_
 SCHEMA = "reprobox.certificate/1"
 SAMPLES = 16
 """How many elements a case keeps (``box.selftest.measure.POSITIONS``, whose module takes torch)."""
+
+LARGEST_BYTES = 16 << 20
 
 Tier = Literal["start", "full", "custom"]
 
@@ -61,8 +62,8 @@ class Certificate:
     def read(cls, path: Path) -> Certificate:
         """Read a certificate. :raises CertificateError: when the file cannot be read or is none."""
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            document = parse_json(read_at_most(path, LARGEST_BYTES))
+        except (OSError, ValueError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or "not JSON"
             raise CertificateError(
                 f"the certificate {path} cannot be read ({reason})", remedy="make one with `reprobox selftest --save`"

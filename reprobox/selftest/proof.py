@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import reprobox.box.selftest
 from reprobox.engines import GPUS_LABEL, RUN_LABEL, BoxOptions, BoxSpec
 from reprobox.errors import CertificateError, ReproboxError, SelfTestError
+from reprobox.files import parse_json
 from reprobox.limits import default_processes
 from reprobox.recipe import Profile, Recipe, SelfTest
 from reprobox.selftest.boxes import noted
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
     from reprobox.gpus import Gpu
 
 __all__ = ["SEED", "Proof", "Subject", "carry_out", "prove"]
+
+MOST_OUTPUT = 16 << 20
+MOST_LINES = 1000
+LONGEST_LINE = 1 << 16
+"""Of the bytes that a self-test writes, its last lines on stderr and the end of one, no more is kept."""
 
 SEED = 20200220
 """The self-test's own seed: what it finds does not depend on the run's."""
@@ -172,7 +178,7 @@ def carry_out(
     def write(stream: Stream, data: bytes) -> None:
         check()
         if stream == "stdout":
-            output.extend(data)
+            output.extend(data[: MOST_OUTPUT - len(output)])  # a document that is cut is none
         else:
             errors.feed(data)
 
@@ -223,11 +229,42 @@ def _killed_when_raised(check: Callable[[], None], box: Box) -> Iterator[None]:
 
 def _parsed(output: bytes | bytearray) -> dict[str, Any] | None:
     try:
-        document = json.loads(output)
-    except (ValueError, RecursionError):
+        document = parse_json(bytes(output))
+    except ValueError:
         return None
-    whole = isinstance(document, dict) and document.get("schema") == "reprobox.selftest/1" and "passed" in document
-    return document if whole else None
+    return document if _is_result(document) else None
+
+
+def _is_result(document: Any) -> bool:
+    """Say whether ``document`` holds what is read of it here: the image that made it may be another's."""
+    return (
+        isinstance(document, dict)
+        and document.get("schema") == "reprobox.selftest/1"
+        and isinstance(document.get("passed"), bool)
+        and isinstance(document.get("fingerprint"), dict)
+        and _are(document.get("failures"), lambda failure: isinstance(failure, str))
+        and _are(document.get("cases"), _is_case)
+        and _are(document.get("knobs"), lambda knob: isinstance(knob, dict) and isinstance(knob.get("verdict"), str))
+    )
+
+
+def _are(entries: Any, sound: Callable[[Any], bool]) -> bool:
+    return isinstance(entries, list) and all(map(sound, entries))
+
+
+def _is_case(case: Any) -> bool:
+    return (
+        isinstance(case, dict)
+        and all(isinstance(case.get(word), str) for word in ("name", "device", "dtype", "verdict"))
+        and isinstance(case.get("message", ""), str)
+        and isinstance(case.get("ms"), int | float)
+    )
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < MOST_OUTPUT:
+        raise ValueError(value)
+    return value
 
 
 class _Lines:
@@ -236,15 +273,16 @@ class _Lines:
     def __init__(self, progress: Callable[[str, int, int], None]) -> None:
         self._progress = progress
         self._pending = b""
-        self.rest: list[str] = []
+        self.rest: deque[str] = deque(maxlen=MOST_LINES)
 
     def feed(self, data: bytes) -> None:
-        *lines, self._pending = (self._pending + data).split(b"\n")
+        *lines, pending = (self._pending + data).split(b"\n")
+        self._pending = pending[-LONGEST_LINE:]
         for line in lines:
             text = line.decode(errors="replace")
             try:
-                document = json.loads(text)
-                self._progress(document["case"], document["done"], document["total"])
+                document = parse_json(text)
+                self._progress(str(document["case"]), _count(document["done"]), _count(document["total"]))
             except (ValueError, KeyError, TypeError):
                 self.rest.append(text)
 

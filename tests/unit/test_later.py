@@ -214,6 +214,19 @@ def test_an_engine_that_is_away_hides_nothing_that_is_on_record(runs, capfd, mon
     assert run_app(["runs", "wait"]) == 125
 
 
+def test_an_engine_that_is_away_is_waited_for_once_however_many_runs_it_has(runs, capfd, monkeypatch):
+    asked = []
+
+    def away(name):
+        asked.append(name)
+        raise EngineUnavailable("it hangs")
+
+    unfinished = [runs.run(ended=False) for _ in range(3)]
+    monkeypatch.setattr(later, "open_engine", away)
+    assert list(listed(capfd)) == [record.id for record in unfinished]
+    assert len(asked) == 1
+
+
 def test_a_finished_run_whose_box_folder_could_not_be_removed_keeps_its_end(runs, capfd, monkeypatch):
     record = runs.run()
     record.box_folder.mkdir()
