@@ -67,9 +67,10 @@ class Receipts:
         return list(merged.values())
 
     def to_json(self) -> dict[str, Any]:
-        """Return the merged receipt as the manifest holds it."""
+        """Return the merged receipt as the manifest holds it: the word of the box, where the command can write it too."""
         kinds = sorted({e.get("kind", "?") for p in self.processes for e in p.get("events", ())})
         return {
+            "told_by": "box",
             "processes": len(self.processes),
             "events": {kind: self.events(kind) for kind in kinds},
             "escaped": [{"pid": pid, "program": program} for pid, program in sorted(self.escaped.items())],

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["RunRecord", "RunStore", "new_run_id"]
 
 _ID = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{3}-[0-9a-f]{4}")
-_REPORT = re.compile(r"stage|ledger|selftest\.json|receipt-[A-Za-z0-9_.-]+\.json")
+_REPORT = re.compile(r"stage|ledger|receipt-[A-Za-z0-9_.-]+\.json")
 SELFTEST_FAILED = "selftest-failed"
 STAGES = frozenset(("refused", SELFTEST_FAILED, "exec-failed", "exec"))
 """The stages a box records: how far it came before the command took its place, and why not further."""
