@@ -1,15 +1,14 @@
-"""This machine and its users, and the project's checkout: what a run's record holds of them."""
+"""This machine and its users: what a run's record holds of them."""
 
 from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["git_facts", "host_facts", "user_name"]
+__all__ = ["host_facts", "user_name"]
 
 
 @lru_cache
@@ -57,25 +56,3 @@ def _cpu() -> dict[str, str]:
         return {}
     pairs = (line.partition(":") for line in first.splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def git_facts(root: Path) -> dict[str, Any] | None:
-    """Return the commit the project stands at and whether it is changed, or ``None`` where git does not say."""
-    if not (root / ".git").exists():
-        return None
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(root), "status", "--porcelain=v2", "--branch"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=30,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    lines = answer.splitlines()
-    commit = next((line.split()[-1] for line in lines if line.startswith("# branch.oid ")), "(initial)")
-    return {
-        "commit": None if commit == "(initial)" else commit,
-        "dirty": any(not line.startswith("#") for line in lines),
-    }

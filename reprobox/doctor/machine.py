@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING
 
 from platformdirs import user_cache_path
 
+import reprobox.git
 from reprobox.doctor.check import Finding, Verdict, fail, ok, skipped, warn
 from reprobox.doctor.gpu import judge_cuda
 from reprobox.errors import ReproboxError, UsageError
+from reprobox.git import Checkout, ask_git
 from reprobox.gpus.inventory import Gpu, Inventory
+from reprobox.host_programs import host_environment
 from reprobox.project import Project
 from reprobox.runs.plan import default_shm_bytes
 from reprobox.sizes import human_size
@@ -53,6 +56,10 @@ APART_SECONDS = 60
 """By how much the engine's clock may differ: a registry's token or certificate is refused beyond some minutes."""
 GIT_SECONDS = 4.0
 _PROBE = """
+import sys
+
+# The current folder, which `-c` puts on the path: what lies there is the project's.
+sys.path[:] = [path for path in sys.path if path]
 import json, torch
 # A line of its own, whatever was said before it.
 print("\\n" + json.dumps([torch.__version__, torch.version.cuda]), flush=True)
@@ -177,33 +184,27 @@ def git(patient: Patient) -> Finding:
         return skipped("there is no project here")
     if not (root / ".git").exists():
         return skipped(f"{root} is no git checkout, so that runs record no commit")
-    if shutil.which("git") is None:
-        return judge_git(str(root), None, "")
-    try:
-        code, said = _answer("git", "-C", str(root), "status", "--porcelain=v2", "--branch", seconds=GIT_SECONDS)
-    except subprocess.TimeoutExpired:
-        return warn(
-            f"git has not told the state of {root} after {GIT_SECONDS:g} s; each run waits for it, half a minute at most, "
-            "and then records no commit",
-            "see what `git status` waits for: `git config core.untrackedCache true` and core.fsmonitor help large checkouts",
-        )
-    return judge_git(str(root), code, said)
+    return judge_git(str(root), ask_git(root, seconds=GIT_SECONDS) or Checkout())
 
 
-def judge_git(root: str, code: int | None, said: str) -> Finding:
-    """Judge how ``git status`` ended in ``root``: its exit code (``None``: no git), and what it said."""
-    if code is None:
-        return warn(f"there is no git, so that runs in {root} record no commit", "install git")
-    if code == 0:
-        commit = next((line.split()[-1] for line in said.splitlines() if line.startswith("# branch.oid ")), "")
-        return ok(f"{root} at {commit[:12] if commit[:1] != '(' else 'no commit yet'}")
-    if "dubious ownership" in said or "unsafe repository" in said:
-        return warn(
-            f"{root} belongs to somebody else, so that git says nothing of it and runs record no commit",
-            f"run `git config --global --add safe.directory {root}`",
-        )
-    last = next((line for line in reversed(said.splitlines()) if line.strip()), f"exit code {code}")
-    return warn(f"git cannot read {root}, so that runs record no commit ({last.strip()})", "see what `git status` says")
+def judge_git(root: str, checkout: Checkout) -> Finding:
+    """Judge what git tells of the checkout ``root``."""
+    match checkout.reason:
+        case None:
+            return ok(f"{root} at {(checkout.commit or 'no commit yet')[:13]}")
+        case reprobox.git.NO_GIT:
+            return warn(f"there is no git, so that runs in {root} record no commit", "install git")
+        case reprobox.git.TOO_LONG:
+            return warn(
+                f"git has not told the state of {root} after {GIT_SECONDS:g} s; each run waits for it, half a minute at "
+                "most, and then does not record whether files differ from the commit",
+                "see what `git status` waits for: `git update-index --untracked-cache` helps large checkouts",
+            )
+    lacks = "no commit" if checkout.commit is None else "the commit, and not whether files differ from it"
+    return warn(
+        f"git cannot tell the state of {root}, so that runs record {lacks} ({checkout.reason})",
+        "see what `git status` says",
+    )
 
 
 def python(patient: Patient) -> Finding:
@@ -218,7 +219,7 @@ def python(patient: Patient) -> Finding:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={**os.environ, "LC_ALL": "C.UTF-8"},
+        env={**host_environment(), "PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
         start_new_session=True,
     ) as patient.python:
         said, _ = patient.python.communicate()
@@ -290,18 +291,3 @@ def claims(patient: Patient) -> Finding:
     except ReproboxError as error:
         return fail(f"{error.message}, so that two runs may get the same", error.remedy)
     return ok(f"{machine_folder()}, {count} run{'' if count == 1 else 's'} with GPUs now")
-
-
-def _answer(*command: str, seconds: float) -> tuple[int, str]:
-    """Return how a program ended, and all it said. :raises subprocess.TimeoutExpired: which kills it."""
-    # In English: what is looked for in it is.
-    done = subprocess.run(
-        command,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, "LC_ALL": "C.UTF-8"},
-        timeout=seconds,
-    )
-    return done.returncode, done.stdout.decode(errors="replace")

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Final
 from reprobox.engines import classic
 from reprobox.engines.digests import patient
 from reprobox.errors import BuildError, EngineError
+from reprobox.host_programs import host_environment, path_outside
 from reprobox.programs import child
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def build_buildkit(job: BuildJob, *, client: docker.DockerClient, report: Report
     command += ["--load", "--provenance=false"] if buildx else []
     with child(
         [*command, "-"], stdin=job.context, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", env=os.environ | _daemon_of(client) | {"DOCKER_BUILDKIT": "1"},
+        errors="replace", env=host_environment() | _daemon_of(client) | {"DOCKER_BUILDKIT": "1"},
     ) as process:  # fmt: skip
         for line in process.stdout or ():
             log.take(line)
@@ -126,7 +127,7 @@ def buildkit_client() -> tuple[str, str | None]:
 
     :raises BuildError: there is no client that can.
     """
-    folders = [*os.environ.get("PATH", os.defpath).split(os.pathsep), "/usr/bin"]
+    folders = [*path_outside(os.environ.get("PATH", os.defpath)).split(os.pathsep), "/usr/bin"]
     itself: list[str] = []
     without: list[str] = []
     for program in dict.fromkeys(str(Path(folder) / "docker") for folder in folders if folder):
@@ -145,7 +146,9 @@ def buildkit_client() -> tuple[str, str | None]:
 
 def _answer(*command: str) -> str | None:
     """Return what a program says, or None when it fails."""
-    done = subprocess.run(command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=host_environment()
+    )
     return done.stdout if done.returncode == 0 else None
 
 

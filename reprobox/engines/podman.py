@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import os
 import re
-import shutil
 import stat
 import subprocess
 import tempfile
@@ -28,6 +27,7 @@ from reprobox.engines.devices import GpuWay, cdi_request, qualified
 from reprobox.engines.docker import DockerEngine
 from reprobox.engines.libpod import LIBPOD_CREATE, specification
 from reprobox.errors import EngineError, EngineUnavailable, ImageNotFound
+from reprobox.host_programs import find_program, host_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -148,7 +148,7 @@ def _address() -> str:
     for socket in sockets:
         if socket.is_socket():
             return f"unix://{socket}"
-    program = shutil.which("podman")
+    program = find_program("podman")
     if program is None:
         raise EngineUnavailable("there is no Podman on this machine", remedy="install it, or use --engine docker")
     try:
@@ -189,6 +189,7 @@ def _start_service(program: str, address: str) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        env=host_environment(),
     )
     deadline = time.monotonic() + SERVICE_START_SECONDS
     while not _answers(address):

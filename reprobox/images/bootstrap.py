@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 from collections import deque
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 from reprobox.errors import BuildError
+from reprobox.host_programs import find_program, host_environment
 from reprobox.images.archive import CREATED, Image, load
 from reprobox.images.context import EPOCH
 from reprobox.images.layers import Layer
@@ -126,7 +126,7 @@ def apt_targets() -> tuple[Target, ...]:
     try:
         answer = subprocess.run(
             ["apt-get", "indextargets", "--format", layout, "Created-By: Packages", "Origin: Debian"],
-            check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+            check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=host_environment(),
         ).stdout  # fmt: skip
     except (FileNotFoundError, subprocess.CalledProcessError) as error:
         raise _cannot("apt-get does not run here", detail=str(getattr(error, "stderr", error))) from error
@@ -151,7 +151,7 @@ def make_base(
 
     :raises BuildError: mmdebstrap is missing or failed; the tail of what it said is the detail.
     """
-    if shutil.which("mmdebstrap") is None:
+    if find_program("mmdebstrap") is None:
         raise _cannot("mmdebstrap is not installed", remedy="run apt-get install mmdebstrap")
     cache.mkdir(parents=True, exist_ok=True)
     report.say(f"making the Debian {CODENAME} base with mmdebstrap (about a minute)")
@@ -161,7 +161,7 @@ def make_base(
         with child(
             _command(tar, packages), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, errors="replace", umask=0o022,
-            env=os.environ | {"SOURCE_DATE_EPOCH": str(EPOCH), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "TZ": "UTC"},
+            env=host_environment() | {"SOURCE_DATE_EPOCH": str(EPOCH), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "TZ": "UTC"},
         ) as process:  # fmt: skip
             if process.stdin:
                 process.stdin.write("".join(f"{target.line}\n" for target in targets))

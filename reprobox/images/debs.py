@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from reprobox.errors import ArtefactError
+from reprobox.host_programs import host_environment
 from reprobox.images.bootstrap import CODENAME, COMPILER, PACKAGES, apt_targets
 from reprobox.images.lockmodel import LockedDeb
 
@@ -83,7 +84,7 @@ class AptRoot:
             with self._alone():
                 done = subprocess.run(
                     [program, *self._options(), *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                    errors="replace", check=False, cwd=cwd, env=os.environ | {"LC_ALL": "C.UTF-8"},
+                    errors="replace", check=False, cwd=cwd, env=host_environment() | {"LC_ALL": "C.UTF-8"},
                 )  # fmt: skip
         except FileNotFoundError as error:
             raise ArtefactError(f"{what}: there is no {program} here", remedy="lock on a Debian machine") from error

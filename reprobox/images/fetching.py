@@ -217,7 +217,7 @@ class _Fetch:
 
     def _addresses(self, wanted: Sequence[LockedWheel | LockedSdist], environment: Mapping[str, str]) -> dict[str, str]:
         names = frozenset(one.name for one in wanted if isinstance(one, LockedSdist))
-        resolver = Resolver(environment=environment, options=self.options, sdists=names)
+        resolver = Resolver(environment=environment, options=self.options, sdists=names, say=self.report.say)
         found: dict[str, str] = {}
         for platform in PLATFORMS:
             rest = [one for one in wanted if platform in one.platforms and one.sha256 not in found]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from reprobox.errors import ArtefactError, BuildError
+from reprobox.host_programs import host_environment
 from reprobox.images.bootstrap import (
     CODENAME,
     SCRIPT,
@@ -135,7 +135,7 @@ def _stanza(path: Path, deb: LockedDeb) -> str:
     try:
         done = subprocess.run(
             ["dpkg-deb", "--field", str(path)], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True,
-            env=os.environ | {"LC_ALL": "C.UTF-8"},
+            env=host_environment() | {"LC_ALL": "C.UTF-8"},
         )  # fmt: skip
     except FileNotFoundError as error:
         raise BuildError(

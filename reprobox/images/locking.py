@@ -107,7 +107,9 @@ def make_lock(
     """
     kept = None if upgrade else old
     environment = environment_for_uv(pip_configuration())
-    resolver = Resolver(environment=environment, options=request.requirements.options, sdists=frozenset(request.sdists))
+    resolver = Resolver(
+        environment=environment, options=request.requirements.options, sdists=frozenset(request.sdists), say=report.say
+    )
     preferred = _versions_of_the_project(kept)
     variants: list[Variant] = []
     files: list[tuple[Variant, Platform, Found]] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from reprobox.errors import ArtefactError
 from reprobox.images.uv import UvFailed, folder_for_uv, run_uv
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from reprobox.images.lockmodel import Layer, Platform
     from reprobox.images.requirements import Requirements
@@ -33,6 +34,8 @@ PYTHON: Final = "3.11"
 
 _GLIBC: Final = 28  # as images/wheels.py: what the locks' wheels are for
 _AT_ONCE: Final = 8
+_NO_SOURCE: Final = ("building from source is disabled", "no usable wheels")
+"""What uv says where a package has no wheel that fits, and it may not build one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +65,14 @@ class Resolver:
     """Runs uv with one environment; see :func:`reprobox.images.uv.environment_for_uv`.
 
     :param sdists: names whose source distribution will do where there is no wheel.
+    :param say: told before the build code of one of them is run.
     """
 
     environment: Mapping[str, str]
     options: Sequence[str] = ()
     sdists: frozenset[str] = field(default_factory=frozenset)
+    say: Callable[[str], None] = lambda _line: None
+    _built: dict[Platform, set[str]] = field(default_factory=lambda: defaultdict(set), init=False)
 
     def resolve(
         self,
@@ -147,27 +153,42 @@ class Resolver:
         excluded: Sequence[str] = (),
         alone: bool = False,
     ) -> list[dict[str, Any]]:
-        environment, only_binary = environment_of(platform), set[str]()
-        ranks = {tag: rank for rank, tag in enumerate(tags_of(platform))}
+        environment = environment_of(platform)
         while True:
+            built = frozenset(self._built[platform])
             with folder_for_uv() as folder:
                 output = folder / "pylock.toml"
                 if preferred:  # uv keeps what an earlier output names
                     entries = "".join(f'[[packages]]\nname = "{n}"\nversion = "{v}"\n' for n, v in preferred.items())
                     output.write_text(f'lock-version = "1.0"\ncreated-by = "reprobox"\n{entries}', encoding="utf-8")
                 words = self._command(folder, lines, constraints, platform, excluded)
-                words += [word for name in sorted(only_binary) for word in ("--only-binary", name)]
                 words += ["--no-deps"] if alone else []
                 words += ["--format", "pylock.toml", "--no-annotate", "--output-file", str(output)]
-                run_uv(words, "uv cannot resolve the packages", environment=self.environment, folder=folder)
+                try:
+                    run_uv(words, "uv cannot resolve the packages", environment=self.environment, folder=folder)
+                except UvFailed as error:
+                    if not self._may_build_more(error.detail or "", platform, built):
+                        raise
+                    continue
                 packages = tomllib.loads(output.read_text(encoding="utf-8")).get("packages", [])
                 packages = [_with_addresses(one, folder) for one in packages]
-            applies = [one for one in packages if _applies(one.get("marker"), environment)]
-            built = {one["name"] for one in applies if all(_rank(f["name"], ranks) is None for f in _files(one))}
-            if not self.sdists or built <= self.sdists | only_binary:
-                return sorted(applies, key=lambda one: str(one["name"]))
-            # uv has no "wheels for all but these": what it would build unasked is told to it by name.
-            only_binary |= built - self.sdists
+            applies = (one for one in packages if _applies(one.get("marker"), environment))
+            return sorted(applies, key=lambda one: str(one["name"]))
+
+    def _may_build_more(self, said: str, platform: Platform, before: frozenset[str]) -> bool:
+        """Let uv build what it lacks a wheel of, where that is allowed; return whether it is worth another try.
+
+        uv asks a package's own build backend what it needs, on this machine: it must do that for no other package.
+        """
+        if not any(words in said for words in _NO_SOURCE):
+            return False
+        names = {name for name in self.sdists - before if re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", said)}
+        for name in sorted(names - self._built[platform]):
+            self.say(
+                f"{name} has no wheel: its own build code is run on this machine, to tell what it needs (allow-sdist)"
+            )
+        self._built[platform] |= names
+        return bool(names)
 
     def _command(
         self,
@@ -184,7 +205,13 @@ class Resolver:
         words += ["--excludes", str(folder / "excluded.in")]
         words += ["--no-index"] if self.environment.get("UV_NO_INDEX", "0") not in ("", "0", "false") else []
         words += ["--python-version", PYTHON, "--python-platform", f"{platform}-manylinux_2_{_GLIBC}"]
-        return words if self.sdists else [*words, "--only-binary", ":all:"]
+        # In uv, a name that may not be taken as a wheel is the exception to "no source at all".
+        return [
+            *words,
+            "--only-binary",
+            ":all:",
+            *(word for name in sorted(self._built[platform]) for word in ("--no-binary", name)),
+        ]
 
     def _requires(
         self, packages: Sequence[Mapping[str, Any]], asked: Requirements, platform: Platform, excluded: Sequence[str]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import os
-import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -14,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from reprobox.errors import ArtefactError
+from reprobox.host_programs import find_program, host_environment, python_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -49,7 +48,7 @@ class UvFailed(ArtefactError):
 def find_uv() -> str:
     """Return the path of uv. :raises ArtefactError: there is none beside this Python nor on PATH."""
     beside = Path(sys.executable).parent / "uv"
-    found = str(beside) if beside.is_file() else shutil.which("uv")
+    found = str(beside) if beside.is_file() else find_program("uv")
     if found is None:
         raise ArtefactError("uv, which resolves packages, is not installed", remedy="install reprobox again, or uv")
     return found
@@ -63,7 +62,7 @@ def pip_configuration() -> dict[str, str]:
     if importlib.util.find_spec("pip") is None:
         return {}
     answer = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "list", "--disable-pip-version-check"],
+        python_command("-m", "pip", "config", "list", "--disable-pip-version-check"), env=host_environment(),
         capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, check=False,
     ).stdout  # fmt: skip
     rank = {"global": 0, "install": 1, "download": 2, ":env:": 3}
@@ -82,7 +81,7 @@ def environment_for_uv(pip: Mapping[str, str], environment: Mapping[str, str] | 
     uv otherwise reads none of pip's configuration, and it stops at the first index that knows a package; here it looks
     at all of them, as pip does. In the environment rather than as arguments, because addresses may hold passwords.
     """
-    result = dict(os.environ if environment is None else environment)
+    result = dict(host_environment() if environment is None else environment)
     for option, names in _FROM_PIP.items():
         if option in pip and not any(name in result for name in names):
             words = pip[option].split() if option in _SEVERAL else [pip[option]]

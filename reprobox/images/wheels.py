@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from reprobox.errors import ArtefactError
+from reprobox.host_programs import host_environment, python_command
 from reprobox.programs import child
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def _pip_command(requirements: Path, destination: Path, python: str, machine: st
     platforms = [f"manylinux_2_{minor}_{machine}" for minor in _GLIBC_MINORS]
     platforms += [f"{name}_{machine}" for name in ("manylinux2014", "manylinux2010", "manylinux1", "linux")]
     abis = [f"cp{python.replace('.', '')}", "abi3", "none"]
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
+    command = python_command("-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary", ":all:")
     command += ["--progress-bar", "off", "--disable-pip-version-check", "--dest", str(destination)]
     command += ["--python-version", python, "--implementation", "cp"]
     command += [part for abi in abis for part in ("--abi", abi)]
@@ -202,7 +202,7 @@ def _run_pip(command: list[str], pins: Sequence[Pin], report: Reporter, scratch:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env={**os.environ, "TMPDIR": str(scratch)},
+        env={**host_environment(), "TMPDIR": str(scratch)},
     ) as process:
         started = 0
         for line in process.stdout or ():

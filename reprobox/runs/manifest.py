@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from reprobox import __version__
 from reprobox.engines import EngineName
-from reprobox.host import git_facts, host_facts
+from reprobox.git import ask_git
+from reprobox.host import host_facts
 from reprobox.runs.plan import options_to_json
 from reprobox.runs.project_files import project_files
 from reprobox.runs.redaction import redacted, redacted_words
@@ -87,7 +88,7 @@ def first_manifest(plan: RunPlan, engine: EngineInfo, inventory: Inventory) -> d
                 {"index": g.index, "uuid": g.uuid, "name": g.name, "ecc": g.ecc, "mig": g.mig} for g in request.gpus
             ],
         },
-        "git": git_facts(request.project.root),
+        "git": None if (checkout := ask_git(request.project.root)) is None else checkout.to_json(),
         "project_files": project_files(request.project.root),
         "project_file_changes": None,
         "environment": redacted(request.environment, request.secrets.values()),

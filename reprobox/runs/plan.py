@@ -205,7 +205,8 @@ def _given(environment: Mapping[str, str | None]) -> dict[str, str]:
 def _caches(request: RunRequest, image: ImageInfo | None) -> dict[str, Path]:
     """Return where the box has each folder that runs share, and where this machine keeps it.
 
-    Keyed by image and device: an autotuner that times kernels anew may choose others, and with them other bits.
+    Keyed by image and device: an autotuner that times kernels anew may choose others, and with them other bits. What was
+    compiled is code that the next run executes, so that it is also keyed by the project; a named cache is shared on purpose.
     """
     import hashlib
 
@@ -216,13 +217,16 @@ def _caches(request: RunRequest, image: ImageInfo | None) -> dict[str, Path]:
     if image is None:
         return {}
     device = sorted(gpu.name for gpu in request.gpus) or [str(host_facts()["cpu"]), *host_facts()["isa"]]
-    key = hashlib.sha256("\0".join([image.image_id, *device]).encode()).hexdigest()[:24]
-    if request.owner[0] != os.getuid():
-        key += f"-{request.owner[0]}"
+    other = "" if request.owner[0] == os.getuid() else f"-{request.owner[0]}"
+
+    def key(*words: str) -> str:
+        return hashlib.sha256("\0".join(words).encode(errors="surrogateescape")).hexdigest()[:24] + other
+
     home = user_cache_path("reprobox")
-    caches = {BOX_CACHE: home / "compile" / key}
+    project = os.path.realpath(request.project.root)
+    caches = {BOX_CACHE: home / "compile" / key(project, image.image_id, *device)}
     if request.cache is not None:
-        caches[BOX_NAMED_CACHE] = home / "named" / request.cache / key
+        caches[BOX_NAMED_CACHE] = home / "named" / request.cache / key(image.image_id, *device)
     return caches
 
 

@@ -55,9 +55,10 @@ class Receipts:
         return self.merged.get(kind, [])
 
     def to_json(self) -> dict[str, Any]:
-        """Return the merged receipt as the manifest holds it."""
+        """Return the merged receipt as the manifest holds it: the word of the box, where the command can write it too."""
         escaped = sorted(self.escaped.items())
         return {
+            "told_by": "box",
             "processes": self.processes,
             "events": {kind: self.merged[kind] for kind in sorted(self.merged)},
             "more_events": self.more_events,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["RunRecord", "RunStore", "new_run_id"]
 
 _ID = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{3}-[0-9a-f]{4}")
-_REPORT = re.compile(r"stage|ledger|selftest\.json|receipt-[A-Za-z0-9_.-]+\.json")
+_REPORT = re.compile(r"stage|ledger|receipt-[A-Za-z0-9_.-]+\.json")
 LARGEST_MANIFEST = 16 << 20
 MOST_REPORTS = 20_000
 """A box that leaves more files than this has those that are found first taken over."""

@@ -113,3 +113,42 @@ def test_a_source_distribution_is_taken_only_where_it_is_allowed_and_the_lock_re
     assert locked.lock.sdists == (sdist,)
     fetched = json.loads(locked.call("fetch", "--json", environment=own).stdout)
     assert sdist.sha256 in {file["sha256"] for file in fetched["files"]}
+
+
+def source_of(folder, name, marker, needs=""):
+    """A source distribution whose build code leaves a marker, and tells what it needs when it is run alone."""
+    source = folder / f"{name}-1.0"
+    source.mkdir()
+    (source / "pyproject.toml").write_text('[build-system]\nrequires = []\nbuild-backend = "b"\nbackend-path = ["."]\n')
+    (source / "PKG-INFO").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (source / "b.py").write_text(f"""
+import os
+open({str(marker / name)!r}, "w")
+def get_requires_for_build_wheel(config=None): return []
+def prepare_metadata_for_build_wheel(folder, config=None):
+    made = os.path.join(folder, "{name}-1.0.dist-info")
+    os.mkdir(made)
+    open(made + "/METADATA", "w").write("Metadata-Version: 2.1\\nName: {name}\\nVersion: 1.0\\n{needs}")
+    return "{name}-1.0.dist-info"
+""")
+    subprocess.run(["tar", "-czf", folder / f"{name}-1.0.tar.gz", "-C", folder, source.name], check=True)
+
+
+def test_lock_says_before_it_runs_build_code_and_runs_none_that_is_not_allowed(locked, tmp_path):
+    house, marks = tmp_path / "house", tmp_path / "marks"
+    house.mkdir()
+    marks.mkdir()
+    source_of(house, "okaypkg", marks, "Requires-Dist: evilpkg\\n")
+    source_of(house, "evilpkg", marks)
+    own = {
+        "PIP_FIND_LINKS": f"{os.environ.get('PIP_FIND_LINKS', '')} {house}".strip(),
+        "UV_CACHE_DIR": str(tmp_path / "uv"),
+    }
+    locked.write(PROJECT.replace('"einops"', '"okaypkg"'))
+    assert "okaypkg" in locked.call("lock", environment=own, code=125).stderr
+    assert os.listdir(marks) == []
+    refused = locked.call("lock", "--allow-sdist", "okaypkg", environment=own, code=125).stderr
+    assert os.listdir(marks) == ["okaypkg"]
+    assert "okaypkg has no wheel: its own build code is run on this machine" in refused
+    locked.call("lock", "--allow-sdist", "okaypkg", "--allow-sdist", "evilpkg", environment=own)
+    assert {one.name for one in locked.lock.sdists} == {"okaypkg", "evilpkg"}

@@ -17,6 +17,7 @@ from reprobox.doctor.machine import judge_shm
 from reprobox.engines import ImageInfo
 from reprobox.engines.fake import FakeEngine
 from reprobox.errors import EngineError
+from reprobox.git import Checkout
 from reprobox.gpus.inventory import Inventory
 from reprobox.settings import Settings
 
@@ -136,7 +137,7 @@ def test_the_whole_table_is_carried_out_on_an_engine_that_tells_little(patient, 
     monkeypatch.setattr("reprobox.doctor.gpu.take_inventory", lambda: Inventory(missing="there is no driver"))
     monkeypatch.setattr("reprobox.doctor.gpu._loaded_version", lambda: None)
     monkeypatch.setattr("reprobox.doctor.gpu._count_on_bus", lambda: 0)
-    monkeypatch.setattr("reprobox.doctor.machine._answer", lambda *_, **__: (0, ""))
+    monkeypatch.setattr("reprobox.doctor.machine.ask_git", lambda *_, **__: Checkout())
     monkeypatch.setattr("reprobox.engines.builders._answer", lambda *_: None)
     patient.settings = Settings.load({"image": "small:1"}, patient.directory, {})
     answers = found(patient, *CHECKS)

@@ -8,6 +8,7 @@ import pytest
 
 from reprobox.doctor.machine import judge_clock, judge_git, judge_python, judge_shm
 from reprobox.doctor.network import judge_proxies, judge_registry
+from reprobox.git import NO_GIT, TOO_LONG, Checkout
 
 GIB = 1 << 30
 
@@ -43,18 +44,18 @@ def test_a_clock_is_judged_by_itself_the_engine_and_the_kernel():
 
 
 @pytest.mark.parametrize(
-    ("code", "said", "verdict", "seen"),
+    ("checkout", "verdict", "seen"),
     [
-        (0, "# branch.oid 0123456789abcdef\n# branch.head main", "ok", "at 0123456789ab"),
-        (0, "# branch.oid (initial)\n", "ok", "no commit yet"),
-        (128, "fatal: detected dubious ownership in repository at '/p'\n", "warn", "belongs to somebody else"),
-        (128, "fatal: unsafe repository ('/p' is owned by someone else)", "warn", "belongs to somebody else"),
-        (128, "fatal: bad config line 1\n", "warn", "bad config line 1"),
-        (None, "", "warn", "there is no git"),
+        (Checkout(commit="0123456789abcdef", dirty=True), "ok", "at 0123456789ab"),
+        (Checkout(dirty=False), "ok", "no commit yet"),
+        (Checkout(reason="git cannot read it"), "warn", "record no commit (git cannot read it)"),
+        (Checkout(commit="0123456789abcdef", reason="a filter"), "warn", "and not whether files differ"),
+        (Checkout(reason=NO_GIT), "warn", "there is no git"),
+        (Checkout(reason=TOO_LONG), "warn", "after 4 s"),
     ],
 )
-def test_git_is_judged_by_how_its_status_ended(code, said, verdict, seen):
-    finding = judge_git("/p", code, said)
+def test_git_is_judged_by_what_it_tells(checkout, verdict, seen):
+    finding = judge_git("/p", checkout)
     assert finding.verdict == verdict
     assert seen in finding.seen
 
