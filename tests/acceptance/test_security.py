@@ -210,6 +210,7 @@ PLANTED = {
     "a stage that is a folder": "rm stage; mkdir stage; touch stage/x",
     "a stage that lies": "echo refused > stage",
     "a receipt that leads elsewhere": "ln -s /workspace/victim receipt-1.json",
+    "a receipt that leads to a file of the machine": "ln -s /etc/passwd receipt-1.json",
     "a receipt that is a pipe": "mkfifo receipt-1.json",
     "a receipt that is too deep": "head -c 200000 /dev/zero | tr '\\0' '[' > receipt-1.json",
     "a receipt that is too large": "truncate -s 1T receipt-1.json",

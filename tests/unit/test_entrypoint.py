@@ -25,6 +25,12 @@ def _no_self_test(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
+def _no_recipe_is_left(monkeypatch):
+    """The image's entrypoint leaves the recipe in /tmp; here the children of other tests would find it."""
+    monkeypatch.setattr(entrypoint, "_leave_recipe", lambda *_: None)
+
+
+@pytest.fixture(autouse=True)
 def _signals_are_put_back():
     """The entrypoint gives the command default signals, and here its process is pytest's."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)}

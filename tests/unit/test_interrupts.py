@@ -99,6 +99,17 @@ def test_a_signal_that_may_not_be_sent_is_a_sentence(monkeypatch):
         box.signal(signal.SIGTERM)
 
 
+def test_signals_that_mean_what_the_command_makes_of_them_are_not_counted_and_never_kill_it(box, interrupts):
+    sent = [signal.SIGUSR1, signal.SIGUSR2, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM]
+    interrupts.forward_to(box, give_up=lambda: None)
+    for number in sent:
+        interrupts.interrupt(number)
+    deadline = time.monotonic() + PATIENCE
+    while len(box.signals) < len(sent) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert box.signals == sent
+
+
 def test_without_a_word_on_it_the_box_is_taken_to_be_up(box, interrupts):
     interrupts.interrupt(signal.SIGTERM)
     interrupts.forward_to(box, give_up=lambda: None)
