@@ -155,7 +155,8 @@ def test_a_failure_is_its_sentence_and_its_code_and_debug_adds_to_them(failing, 
     assert run_app(["--debug", "run", "true"]) == kind.exit_code
     out, err = capfd.readouterr()
     assert out == ""
-    traceback, detail, last = err.partition("the engine: no\nand why\n")
+    # Indented: no line of an engine's can be taken for one of ours.
+    traceback, detail, last = err.partition("  the engine: no\n  and why\n")
     assert traceback.startswith("Traceback (most recent call last):\n")
     assert detail
     assert last == sentence

@@ -267,7 +267,7 @@ def test_the_bootstrapped_bases_id_follows_from_its_tar_alone():
 
 
 def test_without_mmdebstrap_the_way_out_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(bootstrap.shutil, "which", lambda _: None)
+    monkeypatch.setattr(bootstrap, "find_program", lambda _: None)
     with pytest.raises(BuildError, match=r"apt-get install mmdebstrap, or pass an image with --base"):
         bootstrap.make_base((), cache=tmp_path, report=Said())
 

@@ -111,7 +111,10 @@ def unfinished(workplace):
             yield "the box's files are left"
         if not (folder / "manifest.json").exists():
             yield "a record without a manifest"
-        left = [f"{home}/reprobox-{os.getuid()}-{folder.name}" for home in ("/dev/shm", tempfile.gettempdir())]
+        left = [
+            f"{home}/reprobox-{os.getuid()}-{folder.name}"
+            for home in (f"/run/user/{os.getuid()}", "/run", tempfile.gettempdir())
+        ]
         if any(map(os.path.exists, left)):
             yield "secrets are left"
 

@@ -74,7 +74,7 @@ class Outcome:
 # ------------------------------------------------------------------------------------------ the guard on every write
 
 _watched: dict = {"sandbox": None}
-_SECRETS = ("/dev/shm/", f"{tempfile.gettempdir()}/")
+_SECRETS = (f"/run/user/{os.getuid()}/", "/run/", f"{tempfile.gettempdir()}/")
 _CHANGES = ("mkdir", "remove", "rmdir", "truncate", "chmod", "chown")
 _WRITES = {
     **{f"os.{name}": slice(1) for name in _CHANGES},
