@@ -10,16 +10,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-__all__ = ["Stopped", "signals_raise", "undivided"]
+__all__ = ["Stopped", "signal_name", "signals_raise", "undivided"]
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def signal_name(number: int) -> str:
+    """Return ``SIGTERM`` and the like; of those without a name of their own, how far they are from the first."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
 
 
 class Stopped(BaseException):
     """A signal asked this process to end; like KeyboardInterrupt, no handler of errors catches it."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
+        super().__init__(signal_name(number))
         self.number = number
 
 

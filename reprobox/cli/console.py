@@ -9,11 +9,23 @@ import time
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
     from rich.progress import Progress, TaskID
     from rich.text import Text
 
-__all__ = ["BuildConsole", "cell", "printable", "raw_say", "say", "silent", "table_console", "write_block"]
+__all__ = [
+    "BuildConsole",
+    "cell",
+    "print_rows",
+    "printable",
+    "raw_say",
+    "say",
+    "silent",
+    "table_console",
+    "write_block",
+]
 
 
 def printable(text: str) -> str:
@@ -29,6 +41,15 @@ def cell(text: str, style: str = "") -> Text:
     from rich.text import Text
 
     return Text(printable(text), style=style)
+
+
+def print_rows(rows: Sequence[Sequence[str]]) -> None:
+    """Print a table, escaped, its last column as wide as it is: rich takes seconds for some thousand rows."""
+    shown = [[printable(text) for text in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)][:-1]
+    for *texts, last in shown:
+        padded = [text.ljust(width) for text, width in zip(texts, widths, strict=True)]
+        print("  ".join([*padded, last]).rstrip())
 
 
 def say(line: str) -> None:

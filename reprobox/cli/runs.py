@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reprobox.cli.console import cell, raw_say, say, silent, table_console
+from reprobox.cli.console import cell, print_rows, raw_say, say, silent, table_console
 from reprobox.cli.options import JsonOption
 from reprobox.errors import EngineError, EngineUnavailable, RecordError, UsageError
 from reprobox.project import Project
@@ -46,17 +46,12 @@ def list_runs(as_json: JsonOption = False) -> None:
     if as_json:
         print(json.dumps({"schema": "reprobox.runs/1", "runs": manifests}, indent=2))
         return
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("run", "seed", "outcome", "exit", "engine", "command"):
-        table.add_column(heading, no_wrap=heading != "command")
+    rows: list[tuple[str, ...]] = [("run", "seed", "outcome", "exit", "engine", "command")]
     for m in manifests:
         recipe, engine = m.get("recipe") or {}, m.get("engine") or {}
         cells = (m["id"], recipe.get("seed"), m.get("outcome"), m.get("exit_code"), engine.get("name"))
-        table.add_row(*(cell(_shown(value)) for value in cells), cell(" ".join(m.get("command") or ())))
-    table_console().print(table)
+        rows.append((*(_shown(value) for value in cells), " ".join(m.get("command") or ())))
+    print_rows(rows)
 
 
 @app.command()

@@ -16,12 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from platformdirs import user_cache_path
-
 import reprobox.git
 from reprobox.doctor.check import Finding, Verdict, fail, ok, skipped, warn
 from reprobox.doctor.gpu import judge_cuda
 from reprobox.errors import ReproboxError, UsageError
+from reprobox.folders import cache_folder
 from reprobox.git import Checkout, ask_git
 from reprobox.gpus.inventory import Gpu, Inventory
 from reprobox.host_programs import host_environment
@@ -142,7 +141,7 @@ def _kernels_error() -> int | None:
 def cache(patient: Patient) -> Finding:
     """Look whether certificates, compiled kernels and downloads can be kept."""
     del patient
-    return _writable(user_cache_path("reprobox"), "set XDG_CACHE_HOME to a folder of your own")
+    return _writable(cache_folder(), "set XDG_CACHE_HOME to a folder of your own")
 
 
 def project(patient: Patient) -> Finding:

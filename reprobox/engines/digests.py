@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 from reprobox.errors import EngineError
 from reprobox.files import write_atomically
+from reprobox.folders import cache_folder
 from reprobox.reference import is_image_id
 
 if TYPE_CHECKING:
@@ -118,9 +119,7 @@ def note_digest(engine_id: str, digest: str) -> None:
 
 
 def _note(engine_id: str) -> Path:
-    from platformdirs import user_cache_path
-
-    return user_cache_path("reprobox") / "image-ids" / engine_id.removeprefix("sha256:")
+    return cache_folder() / "image-ids" / engine_id.removeprefix("sha256:")
 
 
 def _checked(digest: object) -> str:

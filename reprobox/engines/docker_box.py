@@ -16,6 +16,7 @@ from reprobox.engines.devices import why_no_gpus
 from reprobox.engines.following import Followed
 from reprobox.engines.splice import Delivered
 from reprobox.errors import EngineError, EngineUnavailable
+from reprobox.stopping import signal_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -271,7 +272,7 @@ class DockerBox(FoundBox):
         self._killed = self._killed or number == signals.SIGKILL
         try:
             with engine_errors("signal the box"):
-                self.client.api.kill(self.id, signals.Signals(number).name)
+                self.client.api.kill(self.id, signal_name(number))
         except EngineUnavailable:
             raise
         except EngineError:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 import reprobox.box
 from reprobox.engines.base import Box, BoxSpec, Engine, EngineInfo, Exit, FoundBox, GpuBox, ImageInfo, Stream
 from reprobox.errors import EngineError, ImageNotFound
+from reprobox.stopping import signal_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -199,9 +200,8 @@ class LocalBox(Box):
         except ProcessLookupError:
             pass  # it has ended; the group may outlive its leader
         except PermissionError as error:
-            name = signals.Signals(number).name
             raise EngineError(
-                f"the command runs as another user, so {name} may not be sent to it",
+                f"the command runs as another user, so {signal_name(number)} may not be sent to it",
                 remedy="end it as that user, or as root",
             ) from error
 

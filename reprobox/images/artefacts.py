@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 from reprobox.errors import ArtefactError
+from reprobox.folders import cache_folder
 from reprobox.images.wheels import sha256_of
 
 if TYPE_CHECKING:
@@ -31,9 +32,7 @@ _ADDRESSES: Final = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_I
 
 def artefact_folder() -> Path:
     """Return the folder of the cache on this machine: ``$XDG_CACHE_HOME/reprobox/artefacts``."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("reprobox") / "artefacts"
+    return cache_folder() / "artefacts"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Final
 from reprobox import __version__
 from reprobox.engines.store import BuildJob
 from reprobox.errors import EngineError
+from reprobox.folders import cache_folder
 from reprobox.images import BuildRequest, BuildResult
 from reprobox.images.base import choose_base, missing_packages, same_base
 from reprobox.images.context import context_file
@@ -29,13 +30,6 @@ if TYPE_CHECKING:
     from reprobox.images.base import Base
 
 _STALE_SECONDS: Final = 86_400  # no build takes a day, so older scratch was left by one that was killed
-
-
-def cache_folder() -> Path:
-    """Return the folder of what can be fetched or made again: wheels, bases, contexts being sent."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("reprobox")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 from reprobox.errors import ArtefactError, BuildError, LockError
+from reprobox.folders import cache_folder
 from reprobox.images import BuildResult, archive
 from reprobox.images.artefacts import ArtefactCache, artefact_folder
 from reprobox.images.bootstrap import COMPILER
@@ -23,7 +24,7 @@ from reprobox.images.lockfile import read_lock, write_lock
 from reprobox.images.locking import base_digest
 from reprobox.images.lockmodel import LockedImage
 from reprobox.images.packages import BIN, PACKAGES, packages_layer
-from reprobox.images.pipeline import build_result, cache_folder, run_build
+from reprobox.images.pipeline import build_result, run_build
 from reprobox.images.project_name import project_name
 from reprobox.images.sources import ImageInput
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+from reprobox.folders import cache_folder
 from reprobox.images.archive import saved
 from reprobox.images.compare import Difference, first_difference
-from reprobox.images.pipeline import Surroundings, cache_folder
+from reprobox.images.pipeline import Surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

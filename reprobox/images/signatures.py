@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from reprobox.errors import SignatureError
 from reprobox.files import read_at_most, write_json
+from reprobox.folders import data_folder
 from reprobox.images.provenance import STATEMENT_TYPE, statement_text
 
 if TYPE_CHECKING:
@@ -54,9 +55,7 @@ class Signed:
 
 def signature_folders(project: Path) -> list[Path]:
     """Return where signatures are looked for: in the project, then among the user's own, for every project."""
-    from platformdirs import user_data_path
-
-    return [project / FOLDER, user_data_path("reprobox") / "signatures"]
+    return [project / FOLDER, data_folder() / "signatures"]
 
 
 def signature_files(image_id: str, folders: Iterable[Path]) -> list[Path]:

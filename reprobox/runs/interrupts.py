@@ -9,6 +9,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Self
 
 from reprobox.errors import EngineError, EngineUnavailable
+from reprobox.stopping import signal_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +22,10 @@ __all__ = ["SIGNAL_BASE", "Interrupted", "Interrupts", "reaches"]
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """Signals that mean "end": the third of them kills."""
 
-HANDED_ON = (signal.SIGUSR1, signal.SIGUSR2)
+HANDED_ON = (
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO, signal.SIGPWR),
+    *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
+)
 """Signals that mean what the command makes of them, and come as often as they are sent."""
 
 SIGNAL_BASE = 128
@@ -42,7 +46,7 @@ class Interrupted(Exception):
     """A signal came before the command was started."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
+        super().__init__(signal_name(number))
         self.number = number
 
 
@@ -120,7 +124,7 @@ class Interrupts:
             while time.monotonic() < held_until and not is_up() and not self._over.wait(0.01):
                 pass
             count += number in FORWARDED
-            name = signal.Signals(number).name
+            name = signal_name(number)
             last = count >= KILL_AT
             if count > 1 and number in FORWARDED:
                 self._say("killing the command" if last else f"{name} sent again; once more kills the command")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from reprobox.engines import GPUS_LABEL, PROJECT_LABEL, RUN_LABEL, BoxOptions, BoxSpec, EngineName, ImageInfo, Mount
 from reprobox.errors import ImageNotFound, UsageError
+from reprobox.folders import cache_folder
 from reprobox.host import user_name
 from reprobox.knobs import environment_of
 from reprobox.project import WORKSPACE, Project
@@ -210,8 +211,6 @@ def _caches(request: RunRequest, image: ImageInfo | None) -> dict[str, Path]:
     """
     import hashlib
 
-    from platformdirs import user_cache_path
-
     from reprobox.host import host_facts
 
     if image is None:
@@ -222,7 +221,7 @@ def _caches(request: RunRequest, image: ImageInfo | None) -> dict[str, Path]:
     def key(*words: str) -> str:
         return hashlib.sha256("\0".join(words).encode(errors="surrogateescape")).hexdigest()[:24] + other
 
-    home = user_cache_path("reprobox")
+    home = cache_folder()
     project = os.path.realpath(request.project.root)
     caches = {BOX_CACHE: home / "compile" / key(project, image.image_id, *device)}
     if request.cache is not None:

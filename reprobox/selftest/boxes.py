@@ -9,9 +9,8 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from platformdirs import user_cache_path
-
 from reprobox.errors import EngineError
+from reprobox.folders import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +22,7 @@ __all__ = ["noted", "notes_folder", "remove_left"]
 
 def notes_folder() -> Path:
     """Return where this user's notes are kept; a home may be shared by machines, so each has its own."""
-    return user_cache_path("reprobox") / "selftests" / platform.node()
+    return cache_folder() / "selftests" / platform.node()
 
 
 @contextlib.contextmanager

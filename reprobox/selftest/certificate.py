@@ -9,10 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from platformdirs import user_cache_path
-
 from reprobox.errors import CertificateError
 from reprobox.files import parse_json, read_at_most, write_json
+from reprobox.folders import cache_folder
 from reprobox.recipe import Profile
 from reprobox.selftest.fingerprint import differences, key
 
@@ -162,7 +161,7 @@ def _is_date(text: Any) -> bool:
 
 def certificates_folder() -> Path:
     """Return where this user's certificates are kept on this machine."""
-    return user_cache_path("reprobox") / "certificates"
+    return cache_folder() / "certificates"
 
 
 def find(fingerprint: Mapping[str, Any], tier: Tier = "start") -> Certificate | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import platform
@@ -118,7 +119,9 @@ def _libraries(python: Path) -> list[Path]:
     """Return the folders that ``python``, or the one that its venv is of, may have its packages in."""
     if not python.name:
         return []
-    prefixes = [python.parent.parent, python.resolve().parent.parent, Path("/usr/local"), Path.home() / ".local"]
+    prefixes = [python.parent.parent, python.resolve().parent.parent, Path("/usr/local")]
+    with contextlib.suppress(RuntimeError):  # a user without HOME and without a passwd entry
+        prefixes.append(Path.home() / ".local")
     folders = [
         folder
         for prefix in prefixes

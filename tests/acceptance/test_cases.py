@@ -221,11 +221,12 @@ def test_18_input_that_is_never_read_holds_nothing_up(cli, unread):
 
 
 @on(*BOTH)
-@pytest.mark.parametrize("name", ["INT", "TERM", "HUP", "QUIT", "USR1"])
+@pytest.mark.parametrize("name", ["INT", "TERM", "HUP", "QUIT", "USR1", "ALRM", "RTMIN+3"])
 def test_19_a_trap_decides_the_exit_code(cli, name):
     """From podman and docker/cli."""
     process = cli.start(*sh(f"trap 'exit 42' {name}; echo ready; while :; do sleep 0.1; done"))
-    process.send_signal(signal.Signals[f"SIG{name}"])
+    first, _, further = name.partition("+")
+    process.send_signal(signal.Signals[f"SIG{first}"] + int(further or 0))
     assert process.wait(timeout=30) == 42
 
 

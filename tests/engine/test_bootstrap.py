@@ -11,9 +11,9 @@ from support.said import Said
 
 from reprobox.engines.docker_store import DockerImageStore
 from reprobox.errors import BuildError
+from reprobox.folders import cache_folder
 from reprobox.images.base import Base, missing_packages
 from reprobox.images.bootstrap import PACKAGES, apt_targets, base_config, bootstrap, make_base, tag_of
-from reprobox.images.pipeline import cache_folder
 from reprobox.images.wheels import sha256_of
 
 pytestmark = pytest.mark.engine
