@@ -137,7 +137,7 @@ def _carried_out(
             record = store.create(plan.run_id)
             _introduce(plan, choice, tell, warn)
             stdout = 1 if started is None else os.open(os.devnull, os.O_WRONLY)
-            output = Output(stdout, ends_the_command=True)
+            output = Output(stdout, ends_the_command=True, lets_go=started is not None)
             outside = Outside(interrupts=interrupts, say=tell, warn=warn, output=output, started=started)
             return execute(plan, choice.engine, record, manifest, outside)
 

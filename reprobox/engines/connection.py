@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +62,19 @@ def open_client(
     :raises EngineUnavailable: naming ``address``, the cause and the ``remedy``.
     """
     timeout = _request_timeout()
+    if address.startswith("ssh://") and importlib.util.find_spec("paramiko") is None:
+        raise EngineUnavailable(
+            f"an engine at {address} is reached through the Python package paramiko, which is not installed",
+            remedy="install it beside reprobox (pip install paramiko), or set DOCKER_HOST to another address",
+        )
     try:
         client = make(version="auto", timeout=min(timeout, CONNECT_TIMEOUT_SECONDS))
+    except docker.errors.TLSParameterError as error:
+        raise EngineUnavailable(
+            f"the TLS settings for {address} are wrong ({error.msg.rstrip('.')})",
+            remedy="see DOCKER_TLS_VERIFY and DOCKER_CERT_PATH, whose folder has ca.pem, cert.pem and key.pem",
+            detail=str(error),
+        ) from error
     except (docker.errors.DockerException, ValueError) as error:  # urllib refuses a malformed address
         raise EngineUnavailable(_why_unavailable(address, error), remedy=remedy, detail=str(error)) from error
     client.api.timeout = timeout  # type: ignore[assignment]  # requests takes fractions of a second

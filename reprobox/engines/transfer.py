@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 import time
-import warnings
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, assert_never
@@ -23,6 +22,7 @@ import urllib3.exceptions
 
 from reprobox.engines.answers import Trouble, retry_after, trouble_of
 from reprobox.engines.connection import NoSuchThing, engine_errors
+from reprobox.engines.login import login_header
 from reprobox.errors import RegistryError
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class _TryFailed(Exception):  # never leaves this module
 
 
 def _until_done(transfer: _Transfer, patience: Patience) -> str | None:
-    headers = _credentials(transfer)
+    headers = login_header(transfer.client, transfer.wanted.registry)
     for tries in range(patience.retries + 1):
         try:
             with engine_errors(f"{transfer.verb} {transfer.name}"):
@@ -288,24 +288,6 @@ class _Watch:
         if self._sizes != before:
             done, total = (sum(column) for column in zip(*self._sizes.values(), strict=True))
             self.transfer.report.progress(f"{self.transfer.verb} of {self.transfer.name}", done, total)
-
-
-def _credentials(transfer: _Transfer) -> dict[str, str]:
-    """Return the header that carries the login for the registry, as docker's configuration and its helpers know it.
-
-    :raises RegistryError: a helper is missing or fails; without it, the registry's answer would only mislead.
-    """
-    host = transfer.wanted.registry
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a helper that is missing: the error says it
-            header = docker.auth.get_config_header(transfer.client.api, host)
-    except (docker.errors.DockerException, OSError, ValueError) as error:
-        raise RegistryError(
-            f"the login for {host} cannot be read ({error})",
-            remedy=f"see credHelpers and credsStore in docker's config.json, or log in again: docker login {host}",
-        ) from error
-    return {"X-Registry-Auth": header.decode() if isinstance(header, bytes) else header} if header else {}
 
 
 def _final(transfer: _Transfer, failed: _TryFailed, tries: int, patience: Patience) -> RegistryError:

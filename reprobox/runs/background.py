@@ -24,8 +24,10 @@ def in_background(work: Callable[[Callable[[], None]], int]) -> int:
     the exit code of ``work`` where it ends without having called ``started``. A signal until then is passed on to it.
     """
     reader, writer = os.pipe()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # full, or nobody reads it: the run is started all the same
+            if stream is not None:  # closed by the caller
+                stream.flush()
     child = os.fork()
     if child:
         os.close(writer)

@@ -37,9 +37,13 @@ class Output:
     """This process's stdout and stderr as the command's: bytes, unbuffered, and whether anyone still reads them.
 
     :param ends_the_command: whether the command is ended where they cannot be written: as the error says then.
+    :param lets_go: whether what cannot be written is let go instead: a detached run's is in its log.
     """
 
-    def __init__(self, stdout: int = 1, stderr: int = 2, *, ends_the_command: bool = False) -> None:
+    def __init__(
+        self, stdout: int = 1, stderr: int = 2, *, ends_the_command: bool = False, lets_go: bool = False
+    ) -> None:
+        self._lets_go = lets_go
         self._ends_the_command = ends_the_command
         self._descriptors: dict[Stream, int] = {"stdout": stdout, "stderr": stderr}
         self._closed: set[Stream] = set()
@@ -59,7 +63,7 @@ class Output:
             except BlockingIOError:
                 select.select([], [descriptor], [])
             except OSError as error:
-                if error.errno not in _NOBODY_READS:
+                if error.errno not in _NOBODY_READS and not self._lets_go:
                     stopped, again = (
                         (", so the command was stopped", "run it again")
                         if self._ends_the_command
