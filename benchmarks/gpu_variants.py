@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from reprobox.box.entrypoint import box_environment
+from reprobox.box.environment import box_environment
 from reprobox.recipe import Profile, Recipe
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -20,7 +20,7 @@ from typing import Any
 
 from reporting import SCHEMA, parse_rounds, write_json
 
-from reprobox.box.entrypoint import box_environment
+from reprobox.box.environment import box_environment
 from reprobox.recipe import Recipe
 
 WORKERS = 2

@@ -31,7 +31,7 @@ from pairs import in_turns, quartiles
 from reporting import BenchmarkError, carry_out, console_script
 
 import reprobox.box.selftest
-from reprobox.box.entrypoint import box_environment
+from reprobox.box.environment import box_environment
 from reprobox.recipe import Recipe
 
 PROCESSES = 2

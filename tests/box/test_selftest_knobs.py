@@ -11,7 +11,7 @@ import time
 import pytest
 from support.cli import ROOT, clean_environment
 
-from reprobox.box.entrypoint import box_environment
+from reprobox.box.environment import box_environment
 from reprobox.box.selftest import runner
 from reprobox.box.selftest.knobs import hash_under_seed
 from reprobox.knobs import KNOBS
