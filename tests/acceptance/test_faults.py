@@ -351,8 +351,13 @@ def test_a_signal_at_any_moment_of_the_start_is_143_and_leaves_a_complete_record
     start = time.monotonic() - began  # this machine's, as busy as it is now
     codes = []
     for number in range(20):
+        known = len(cli.runs())
         going = Going(cli, "sleep", "60")
-        time.sleep(1.5 * start * number / 19)
+        if number % 2:  # soon after there is a record, which is a short time of the whole
+            assert until(lambda known=known: len(cli.runs()) > known, 30)
+            time.sleep(0.02 * (number // 2))
+        else:
+            time.sleep(1.5 * start * number / 19)
         going.process.send_signal(signal.SIGTERM)
         code = going.end()
         # Before Python has its handlers the signal itself ends it, which a shell also calls 143.
