@@ -139,7 +139,9 @@ def test_two_that_start_at_once_share_one_service(no_service):
 
 @AS_USER
 def test_a_service_that_does_not_start_is_125_and_one_line(no_service):
-    broken = no_service.write("bin/podman", "#!/bin/sh\nexit 1\n", executable=True)
+    broken = no_service.service.folder() / "podman"  # one in the project itself is not taken
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
     done = no_service.run(
         "true", environment={"PATH": f"{broken.parent}:{no_service.environment['PATH']}"}, check=False
     )

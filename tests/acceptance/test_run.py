@@ -114,8 +114,10 @@ def test_ranks_without_a_common_seed_are_refused(docker):
     assert "give every rank the same --seed" in done.stderr
 
 
-def test_a_signal_while_it_starts_leaves_a_complete_record(docker):
-    slow = docker.write("bin/git", "#!/bin/sh\nsleep 1\n", executable=True)
+def test_a_signal_while_it_starts_leaves_a_complete_record(docker, tmp_path_factory):
+    slow = tmp_path_factory.mktemp("bin") / "git"  # one in the project itself is not taken
+    slow.write_text("#!/bin/sh\nsleep 1\n")
+    slow.chmod(0o755)
     (docker.folder / ".git").mkdir()
     environment = {**docker.environment, "PATH": f"{slow.parent}:{docker.environment['PATH']}"}
     process = subprocess.Popen(
