@@ -41,7 +41,8 @@ def test_a_locked_project_is_built_offline_twice_by_both_builders_with_one_id(do
         assert again.stdout == first.stdout
         assert read_lock(docker.folder / "reprobox.lock").images["cpu"].config_digest == first.stdout.strip()
     finally:
-        stands_on = [name for each in docker_client.images.list() for name in each.tags if name.startswith("reprobox:")]
+        tags = [name for each in docker_client.api.images() for name in each["RepoTags"] or ()]
+        stands_on = [name for name in tags if name.startswith("reprobox:")]
         for name in [tag, *(n for n in stands_on if n.count("-") == 3)]:
             with contextlib.suppress(ImageNotFound):
                 docker_client.images.remove(name, force=True)

@@ -204,7 +204,7 @@ def test_a_step_that_does_not_repeat_is_named_with_its_layer_and_byte(docker_cli
     assert seen.difference.what.startswith(("content from byte 3 ", "content from byte 4 "))
     # The name is the first image's again, and the second is gone.
     assert docker_client.images.get(tag).id == first.image_id
-    assert seen.other_image_id not in {each.id for each in docker_client.images.list(all=True)}
+    assert seen.other_image_id not in {each["Id"] for each in docker_client.api.images(all=True)}
 
 
 def test_bytecode_with_a_date_fails_the_build_and_leaves_nothing(docker_client, base, tag, tmp_path):

@@ -169,7 +169,7 @@ def test_a_transfer_that_the_registry_holds_up(place, bench, docker_client, verb
     process = place.start(verb, wanted, *(() if verb == "pull" else ("--image", made)))
     waiting(process, lambda: fault.hits)
     place.stop(process, name)
-    assert wanted not in {tag for image in docker_client.images.list() for tag in image.tags}
+    assert wanted not in {tag for image in docker_client.api.images() for tag in image["RepoTags"] or ()}
     del digest
 
 
