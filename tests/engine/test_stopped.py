@@ -9,11 +9,9 @@ import socket
 import subprocess
 import tempfile
 import threading
-import time
 import uuid
 from pathlib import Path
 
-import docker.errors
 import pytest
 from support.cli import BIN
 from support.daemon import until
@@ -177,24 +175,15 @@ def test_a_transfer_that_the_registry_holds_up(place, bench, docker_client, verb
 @by_signal
 @pytest.mark.parametrize("verb", ["sbom", "provenance"])
 def test_a_command_that_looks_into_an_image(place, docker_client, image, verb, name):
-    before = {c["Id"] for c in docker_client.api.containers(all=True, filters={"ancestor": image})}
+    def made():
+        """Containers that were never started, as those are that are looked into; another test's soon is."""
+        never_started = {"ancestor": image, "status": "created"}
+        return {c["Id"] for c in docker_client.api.containers(all=True, filters=never_started)}
 
-    def ours():
-        now = docker_client.api.containers(all=True, filters={"ancestor": image})
-        return {c["Id"] for c in now if c["Image"] == image or True} - before
-
+    before = made()
     process = place.start(verb, "--image", image)
-    for _ in range(200):
-        if ours() or process.poll() is not None:
-            break
-        time.sleep(0.01)
+    until(lambda: made() - before or process.poll() is not None, 20)
     if process.poll() is None:
         place.stop(process, name)
-    assert until(lambda: not [c for c in ours() if look(docker_client, c)], 10)
-
-
-def look(client, container):
-    """Say whether a container is one of those that look into an image: they are never started, or run our script."""
-    with contextlib.suppress(docker.errors.NotFound):
-        return client.api.inspect_container(container)["Config"]["Labels"].get("reprobox.run") is None
-    return False
+    left = made()
+    assert until(lambda: not left & made(), 20)
