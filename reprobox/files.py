@@ -61,7 +61,7 @@ def parse_json(data: bytes | str) -> Any:
 
     def real(text: str) -> float:
         if not math.isfinite(number := float(text)):
-            raise ValueError(f"{text} is no number of JSON")
+            raise ValueError(f"JSON has no number {text}")
         return number
 
     try:

@@ -158,7 +158,7 @@ def _written(output: Output, stream: Stream, data: bytes) -> None:
 
 
 def _completed(record: RunRecord, away: set[str] | None = None) -> dict[str, Any]:
-    """Return a run's manifest, completed where the run is over and whoever minded it was killed.
+    """Return a run's manifest, completed if the run is over and the process that minded it was killed.
 
     :param away: names of engines that do not answer: none is waited for twice. One that is found so is added.
     """

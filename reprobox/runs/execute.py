@@ -180,7 +180,7 @@ def _run(
     _make_caches(plan)
     interrupts.raise_if_pending()
     with removed_or_told(engine.create(plan.box), outside.say) as box, contextlib.ExitStack() as stack:
-        # Not before the box is made: what the engine refuses is said without waiting for the self-test.
+        # After the box is made, so that you hear what the engine refuses without waiting for the self-test.
         update(self_test=_prove(plan, engine, record, outside))
         update(outcome=str(Outcome.CREATED))
         box.attach()

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from reprobox.engines import GPUS_LABEL, PROJECT_LABEL, RUN_LABEL, BoxOptions, BoxSpec, EngineName, ImageInfo, Mount
 from reprobox.errors import ImageNotFound, UsageError
-from reprobox.folders import cache_folder
 from reprobox.host import user_name
 from reprobox.knobs import environment_of
 from reprobox.project import WORKSPACE, Project
 from reprobox.recipe import Profile, Recipe, SelfTest, draw_seed, world_size
+from reprobox.runs.caches import CACHE_VARIABLES, shared_folders
 from reprobox.runs.lengths import refuse_what_is_too_long, stack_of_a_box, stack_of_this_process
 from reprobox.runs.mounts import BOX_HOME
 from reprobox.runs.project_files import protected_files
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["BOX_HOME", "BOX_RUN_DIR", "RUN_LABEL", "RunPlan", "RunRequest", "kept_from_boxes", "make_plan"]
 
 BOX_RUN_DIR = "/run/reprobox/run"
-BOX_CACHE = "/run/reprobox/cache"
-BOX_NAMED_CACHE = "/run/reprobox/named"
 
 _NO_TEXT = re.compile(r"[\0\ud800-\udfff]")
 
@@ -166,7 +164,7 @@ def make_plan(
         }
     name = request.name or f"reprobox-{run_id.lower()}"
     gpus = tuple(gpu.uuid for gpu in request.gpus)
-    caches = _caches(request, image)
+    caches = shared_folders(request, image)
     secrets = secrets_folder(run_id) if request.secrets and not local else None
     stack = stack_of_this_process() if local else stack_of_a_box(request.options.ulimits)
     refuse_what_is_too_long(request.command, environment, request.secrets, os.environ if local else {}, stack)
@@ -203,40 +201,6 @@ def _given(environment: Mapping[str, str | None]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if value is not None}
 
 
-def _caches(request: RunRequest, image: ImageInfo | None) -> dict[str, Path]:
-    """Return where the box has each folder that runs share, and where this machine keeps it.
-
-    Keyed by image and device: an autotuner that times kernels anew may choose others, and with them other bits. What was
-    compiled is code that the next run executes, so that it is also keyed by the project; a named cache is shared on purpose.
-    """
-    import hashlib
-
-    from reprobox.host import host_facts
-
-    if image is None:
-        return {}
-    device = sorted(gpu.name for gpu in request.gpus) or [str(host_facts()["cpu"]), *host_facts()["isa"]]
-    other = "" if request.owner[0] == os.getuid() else f"-{request.owner[0]}"
-
-    def key(*words: str) -> str:
-        return hashlib.sha256("\0".join(words).encode(errors="surrogateescape")).hexdigest()[:24] + other
-
-    home = cache_folder()
-    project = os.path.realpath(request.project.root)
-    caches = {BOX_CACHE: home / "compile" / key(project, image.image_id, *device)}
-    if request.cache is not None:
-        caches[BOX_NAMED_CACHE] = home / "named" / request.cache / key(image.image_id, *device)
-    return caches
-
-
-_CACHE_VARIABLES = {
-    "TORCHINDUCTOR_CACHE_DIR": f"{BOX_CACHE}/inductor",
-    "TRITON_CACHE_DIR": f"{BOX_CACHE}/triton",
-    "HF_HOME": f"{BOX_NAMED_CACHE}/huggingface",
-    "TORCH_HOME": f"{BOX_NAMED_CACHE}/torch",
-}
-
-
 def _container(
     request: RunRequest,
     run_id: str,
@@ -256,7 +220,7 @@ def _container(
     uid, gid = request.owner
     user = box_user_name(uid)
     home = {"HOME": BOX_HOME, "USER": user, "LOGNAME": user}
-    home |= {name: path for name, path in _CACHE_VARIABLES.items() if path.rpartition("/")[0] in caches}
+    home |= {name: path for name, path in CACHE_VARIABLES.items() if path.rpartition("/")[0] in caches}
     taken = [mount.target for mount in request.mounts] + list(request.tmpfs)
     if len(set(taken)) < len(taken):
         raise UsageError("two mounts have the same target", remedy="give each mount a target of its own")
